@@ -484,25 +484,15 @@ func (s *Store) commitAll() {
 // of the commit itself makes the store fail.
 func (s *Store) commit(b *commitBatch) {
 	began := time.Now()
-	attempt := s.attempt
-	if s.replica != nil {
-		attempt = func(b *commitBatch) (*Tx, bool, error) { return s.replica.attempt(s, b) }
-	}
-	tx, again, err := attempt(b)
+	tx, again, err := s.attempt(b)
 	for again && err == nil {
-		tx, again, err = attempt(b)
+		tx, again, err = s.attempt(b)
 	}
 	s.mu.Lock()
 	s.queue.end(b)
 	s.mu.Unlock()
-	var refused *Error // the cluster has not taken the changes; the store itself is well
-	if errors.As(err, &refused) {
-		s.finish(b, refused)
-		return
-	}
 	if err != nil {
-		s.fail(err)
-		s.finish(b, ErrUnavailable)
+		s.abandon(b, err)
 		return
 	}
 	if s.replica == nil {
@@ -513,6 +503,17 @@ func (s *Store) commit(b *commitBatch) {
 		s.wrote(int64(tx.Bytes))
 		s.count(len(b.changes), time.Since(began))
 	}
+}
+
+// abandon ends a batch that was not committed. The store has failed, unless err is an *Error: that is the answer of
+// a cluster that has not taken the changes.
+func (s *Store) abandon(b *commitBatch, err error) {
+	var refused *Error
+	if !errors.As(err, &refused) {
+		s.fail(err)
+		refused = ErrUnavailable
+	}
+	s.finish(b, refused)
 }
 
 // settle makes a transaction that is on disk known: it announces the changed tables and calls the functions
@@ -549,6 +550,9 @@ func (s *Store) finish(b *commitBatch, failed error) {
 // attempt runs a batch in one transaction and commits it, see run. If no change has written
 // anything, nothing is committed. tx is nil if again is true or err is not nil.
 func (s *Store) attempt(b *commitBatch) (tx *Tx, again bool, err error) {
+	if s.replica != nil {
+		return s.replica.attempt(s, b)
+	}
 	tx, again, err = s.run(b)
 	if tx == nil {
 		return nil, again, err
