@@ -886,7 +886,7 @@ func TestOwnerPages_Limits(t *testing.T) {
 	if got := stored(); got[OwnerCallsPerDay] != 8.0 || got["owner_requests_per_minute_limit"] != 650.0 {
 		t.Errorf("got %v, want the other change kept", got)
 	}
-	b.says(b.get("/owners"), 200, `data-head="Storage limit"><bdi>268.4 MB<`, `data-head="Stored"><bdi>0 bytes<`)
+	b.says(b.get("/owners"), 200, `data-head="Storage limit"><bdi>256.0 MiB<`, `data-head="Stored"><bdi>0 bytes<`)
 }
 
 func TestContactPages_Numbers(t *testing.T) {

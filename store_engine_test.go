@@ -47,6 +47,7 @@ var damagedRecord = regexp.MustCompile(`checksum does not match|does not have th
 
 // alone lists the tests whose stores are not shared, and why.
 var alone = map[string]string{
+	"TestOwnersStorage":    "writes the counts itself",
 	"TestShareBodies":      "runs a migration",
 	"TestStore_Undo":       "counts how often changes run",
 	"TestEventQuery":       "draws random values inside changes",

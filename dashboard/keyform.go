@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"latchkey/internal/clock"
+	"latchkey/internal/query"
 )
 
 // heldBy returns the permissions of a key, with those that the configuration no longer defines.
@@ -210,7 +211,7 @@ func (v *pageRequest) ownPreset(name string, form url.Values) url.Values {
 	if i < 0 {
 		return form
 	}
-	own, _ := url.ParseQuery(v.Operator.Presets[i].Form) // savePreset has encoded it
+	own, _ := query.Parse(v.Operator.Presets[i].Form) // savePreset has encoded it
 	if !own.Has("expiry") {
 		own["expiry"] = form["expiry"]
 	}
