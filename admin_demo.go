@@ -8,6 +8,8 @@ import (
 	"net/netip"
 	"slices"
 	"time"
+
+	"latchkey/internal/sorted"
 )
 
 // DemoOptions are the parts of the service that DemoData fills.
@@ -293,7 +295,7 @@ func (d *demoSeed) lastHours() {
 		}
 	}
 	all = append(all, d.tellingRequests()...)
-	slices.SortStableFunc(all, func(a, b Outcome) int { return a.Began.Compare(b.Began) })
+	sorted.StableFunc(all, func(a, b Outcome) int { return a.Began.Compare(b.Began) })
 	for i := range all {
 		o := &all[i]
 		key := ""
@@ -394,7 +396,7 @@ func (d *demoSeed) life(tx *Tx) error {
 		return err
 	})
 	deeds = append(deeds, demoDeed{at(8 * day), d.createWebhook}, demoDeed{at(26 * time.Hour), d.refuse})
-	slices.SortStableFunc(deeds, func(a, b demoDeed) int { return a.at.Compare(b.at) })
+	sorted.StableFunc(deeds, func(a, b demoDeed) int { return a.at.Compare(b.at) })
 	for i, deed := range deeds {
 		by := AuditContext{Actor: "operator 1 Ann", Client: netip.MustParseAddr("192.0.2.7"), Request: fmt.Sprintf("%016x", d.random.Uint64()), Now: deed.at, Latest: deed.at}
 		if i%3 == 2 {

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"latchkey/internal/sorted"
 )
 
 // The kinds of subjects whose requests are counted. They are part of database keys, so
@@ -246,7 +248,7 @@ func (h *History) Flush() error {
 	for s := range counts {
 		subjects = append(subjects, s)
 	}
-	slices.SortFunc(subjects, func(a, b subject) int { return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name)) })
+	sorted.Func(subjects, func(a, b subject) int { return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name)) })
 	var damaged error
 	for part := range slices.Chunk(subjects, flushPart) {
 		var bad error
@@ -546,7 +548,7 @@ func (h *History) Ranked(kind byte, span period) (r ranking, err error) {
 		return nil
 	})
 	maps.DeleteFunc(r.again, func(_ string, stored bool) bool { return !stored })
-	slices.SortFunc(r.recent, byRequests)
+	sorted.Func(r.recent, byRequests)
 	r.Count = len(r.stored) - len(r.again) + len(r.recent)
 	return r, err
 }
@@ -576,7 +578,7 @@ func (h *History) rankStored(tx *Tx, kind byte, span period) (list []used, err e
 		}
 		tx.Yield(len(raw))
 	}
-	slices.SortFunc(list, byRequests)
+	sorted.Func(list, byRequests)
 	if h.ranked == nil {
 		h.ranked = map[byte]storedRanking{}
 	}

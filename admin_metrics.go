@@ -17,6 +17,7 @@ import (
 	"latchkey/internal/clock"
 	"latchkey/internal/conns"
 	"latchkey/internal/promtext"
+	"latchkey/internal/sorted"
 )
 
 // MetricsOptions configures Metrics.
@@ -101,7 +102,7 @@ func NewMetrics(o MetricsOptions) *Metrics {
 func (m *Metrics) all() []promtext.Metric {
 	listeners, _ := m.o.Connections()
 	all := slices.Concat(m.own(), m.gauges(), m.stored(), connectionMetrics(listeners), inFlightMetrics(m.o.Limiter), tokenMetrics(m.o.Store, m.o.Clock))
-	slices.SortFunc(all, func(a, b promtext.Metric) int { return strings.Compare(a.Name, b.Name) })
+	sorted.Func(all, func(a, b promtext.Metric) int { return strings.Compare(a.Name, b.Name) })
 	return all
 }
 

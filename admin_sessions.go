@@ -15,6 +15,7 @@ import (
 	"unicode"
 
 	"latchkey/internal/keytext"
+	"latchkey/internal/sorted"
 )
 
 // loginSession is the stored record of a login to the dashboard. Its token is not stored.
@@ -339,7 +340,7 @@ func (s *Sessions) list(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	slices.SortStableFunc(found, func(a, b loginSession) int {
+	sorted.StableFunc(found, func(a, b loginSession) int {
 		return cmp.Or(b.SeenAt.Compare(a.SeenAt), b.CreatedAt.Compare(a.CreatedAt))
 	})
 	rows := []any{}

@@ -6,6 +6,7 @@ import (
 
 	"latchkey/internal/clock"
 	"latchkey/internal/promtext"
+	"latchkey/internal/sorted"
 )
 
 // NoticeTokens publishes the webhook event token.expiring for the admin tokens that end within
@@ -66,7 +67,7 @@ func tokensEnding(tx *Tx, now time.Time) (ending []Token, err error) {
 			ending = append(ending, token)
 		}
 	}
-	slices.SortStableFunc(ending, func(a, b Token) int { return a.ExpiresAt.Compare(b.ExpiresAt) })
+	sorted.StableFunc(ending, func(a, b Token) int { return a.ExpiresAt.Compare(b.ExpiresAt) })
 	return ending, nil
 }
 

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"latchkey/internal/keytext"
+	"latchkey/internal/sorted"
 	"latchkey/internal/strictjson"
 )
 
@@ -244,7 +245,8 @@ type limitsInUse struct {
 // AppendJSON appends the limits in the order of their names.
 func (l *limitsInUse) AppendJSON(data []byte) ([]byte, error) {
 	if len(l.list) > 1 {
-		l.list = slices.SortedFunc(slices.Values(l.list), func(a, b LimitStatus) int { return strings.Compare(a.Limit.Name, b.Limit.Name) })
+		l.list = slices.Clone(l.list)
+		sorted.Func(l.list, func(a, b LimitStatus) int { return strings.Compare(a.Limit.Name, b.Limit.Name) })
 	}
 	m := strictjson.Begin(data)
 	for i := range l.list {

@@ -72,8 +72,8 @@ type App struct {
 	backups   *Backups
 	folder    *DataDir
 	listeners atomic.Pointer[Listeners] // nil until Serve has opened the listeners
-	cluster   *membership               // nil: the server is alone
-	manager   *Systemd                  // Serve sets it before listeners; nil until then
+	cluster   clusterPart
+	manager   *Systemd // Serve sets it before listeners; nil until then
 	clock     *clock.Clock
 	behind    bool // the result of the last check in catch, which alone uses it
 	log       *slog.Logger
@@ -572,12 +572,15 @@ func (a *App) AdminDoor() (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	door, err := d.Handler()
-	if err != nil || a.cluster == nil {
-		return door, err
+	pages, err := d.Handler()
+	if err != nil {
+		return nil, err
 	}
-	return a.ownChanges(door), nil
+	return a.cluster.door(pages), nil
 }
+
+// AwaitServing waits until the records may be used: a node of a cluster must have its lease first.
+func (a *App) AwaitServing() error { return a.cluster.awaitServing() }
 
 // changes returns a number that grows with each request to the API and each entry of the audit log, and
 // whether the service is not stopping.

@@ -44,11 +44,75 @@ func openCluster(ctx context.Context, c ClusterConfig, log *slog.Logger) (cluste
 	return dialCluster(ctx, c, log)
 }
 
-// membership is the part of an App that is a node of a cluster.
+// clusterPart is the part of an App about the other nodes of a cluster: a *membership, or alone.
+type clusterPart interface {
+	shared() FolderSharing                      // FolderOptions.Shared
+	start(store *Store, keyring *Keyring) error // begins to renew the lease
+	serving() func() error                      // ServerOptions.Serving
+	awaitServing() error                        // waits until the records may be used
+	first() func() bool                         // SenderOptions.Turn
+	door(pages http.Handler) http.Handler       // shows browsers their own changes
+	lost() <-chan error                         // receives the reason why the node may no longer be part of the cluster
+	close() error                               // the store must be closed
+}
+
+// alone is the clusterPart of a server that is in no cluster.
+type alone struct{}
+
+func (alone) shared() FolderSharing                { return nil }
+func (alone) start(*Store, *Keyring) error         { return nil }
+func (alone) serving() func() error                { return nil }
+func (alone) awaitServing() error                  { return nil }
+func (alone) first() func() bool                   { return nil }
+func (alone) door(pages http.Handler) http.Handler { return pages }
+func (alone) lost() <-chan error                   { return nil }
+func (alone) close() error                         { return nil }
+
+// ClusterSupport is what the program can do with clusters.
+type ClusterSupport struct {
+	join   func(c Config, log *slog.Logger) (clusterPart, error)
+	Create func(ctx context.Context, o ClusterInitOptions) (ClusterInit, error) // see InitCluster
+	Nodes  func(ctx context.Context, c ClusterConfig) ([]cluster.Node, error)   // see ClusterAccess
+	Remove func(ctx context.Context, c ClusterConfig, name string) error        // see ClusterAccess
+}
+
+// ClusterCommands returns what commands need for the cluster of a configuration. It returns an error that says what to do if
+// there is none, or if the program has no client of etcd.
+func ClusterCommands(c ClusterConfig) (*ClusterSupport, error) {
+	switch {
+	case !c.On():
+		return nil, errNoCluster
+	case clusters == nil:
+		return nil, errNoClusters
+	}
+	return clusters, nil
+}
+
+// clusters is nil in a program without a client of etcd. It has functions, and App and Store have interfaces, so that such a
+// program contains nothing that only a node of a cluster needs.
+var clusters *ClusterSupport
+
+// errNoClusters is the error of a program without a client of etcd.
+var errNoClusters = errors.New("this build of latchkey cannot be part of a cluster, which needs a client of etcd: " +
+	"install latchkey-cluster of the same version, which has it and is the same otherwise, or build with 'go build -tags cluster'")
+
+// joinCluster returns the clusterPart for a configuration.
+func joinCluster(c Config, log *slog.Logger) (clusterPart, error) {
+	switch {
+	case !c.Cluster.On():
+		return alone{}, nil
+	case clusters == nil:
+		return nil, fmt.Errorf("cluster.endpoints is set, but %w", errNoClusters)
+	}
+	return clusters.join(c, log)
+}
+
+// membership is the clusterPart of a node.
 type membership struct {
 	late    *lateEngine
 	self    cluster.Node
 	keyring atomic.Pointer[Keyring] // nil until start
+	store   *Store                  // nil until start
 	log     *slog.Logger
 	ctx     context.Context
 	stop    context.CancelFunc
@@ -62,13 +126,9 @@ const (
 	nextDial  = time.Second
 )
 
-// joinCluster connects to the cluster of a configuration. If etcd cannot be reached, but the data folder has a
+// newMembership connects to the cluster of a configuration. If etcd cannot be reached, but the data folder has a
 // view of the cluster, it goes on without: the node does not serve until it can be reached.
-// joinCluster returns nil if the configuration has no cluster.
-func joinCluster(c Config, log *slog.Logger) (*membership, error) {
-	if !c.Cluster.On() {
-		return nil, nil
-	}
+func newMembership(c Config, log *slog.Logger) (clusterPart, error) {
 	m := &membership{log: log, failed: make(chan error, 1)}
 	m.ctx, m.stop = context.WithCancel(context.Background())
 	host, _ := os.Hostname() // only for people
@@ -126,12 +186,8 @@ func joinCluster(c Config, log *slog.Logger) (*membership, error) {
 	return m, nil
 }
 
-// shared returns what makes the database of a folder a view of the cluster. The methods of a nil membership
-// are those of a server that is alone.
-func (m *membership) shared() *SharedFolder {
-	if m == nil {
-		return nil
-	}
+// shared returns what makes the database of a folder a view of the cluster.
+func (m *membership) shared() FolderSharing {
 	return &SharedFolder{StoreID: m.late.store.ID, CreatedAt: m.late.store.CreatedAt, ShareOptions: ShareOptions{
 		Engine: m.late, Members: m.late, Node: m.self.Name, Tables: tables(), Applied: func(set *cluster.Set) {
 			if k := m.keyring.Load(); k != nil {
@@ -143,9 +199,7 @@ func (m *membership) shared() *SharedFolder {
 
 // start begins to renew the lease. The keyring learns of the changes of other nodes from now on.
 func (m *membership) start(store *Store, keyring *Keyring) error {
-	if m == nil {
-		return nil
-	}
+	m.store = store
 	m.keyring.Store(keyring)
 	if err := keyring.Forget(); err != nil { // what was read before
 		return err
@@ -169,12 +223,9 @@ func (m *membership) start(store *Store, keyring *Keyring) error {
 // have crashed, whose lease must end first.
 const joinTime = 75 * time.Second
 
-// AwaitServing waits until the records may be used. A server that is alone need not wait.
-func (a *App) AwaitServing() error {
-	serving := a.cluster.serving()
-	if serving == nil {
-		return nil
-	}
+// awaitServing waits until the records may be used.
+func (m *membership) awaitServing() error {
+	serving := m.serving()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for late := time.After(joinTime); ; {
@@ -184,7 +235,7 @@ func (a *App) AwaitServing() error {
 		}
 		select {
 		case <-tick.C:
-		case err := <-a.cluster.lost():
+		case err := <-m.failed:
 			return err
 		case <-late:
 			return err
@@ -194,9 +245,6 @@ func (a *App) AwaitServing() error {
 
 // first returns SenderOptions.Turn.
 func (m *membership) first() func() bool {
-	if m == nil {
-		return nil
-	}
 	return func() bool {
 		e := m.late.now.Load()
 		return e != nil && (*e).First()
@@ -207,22 +255,22 @@ func (m *membership) first() func() bool {
 // the field Latchkey-At.
 const headCookie = "latchkey_at"
 
-// ownChanges returns a handler for browsers whose requests may reach another node each time: a page is shown from a
+// door returns a handler for browsers whose requests may reach another node each time: a page is shown from a
 // state that has the changes that the browser has made.
-func (a *App) ownChanges(door http.Handler) http.Handler {
+func (m *membership) door(pages http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if cookie, err := r.Cookie(headCookie); err == nil {
 			// A cookie that is no number, or that no change has reached, delays the page by a second at most.
 			if head, err := strconv.ParseInt(cookie.Value, 10, 64); err == nil {
 				ctx, cancel := context.WithTimeout(r.Context(), time.Second)
-				_ = a.Store.Reach(ctx, cluster.Head(head))
+				_ = m.store.Reach(ctx, cluster.Head(head))
 				cancel()
 			}
 		}
 		if r.Method != http.MethodGet && r.Method != http.MethodHead {
-			w = &headWriter{ResponseWriter: w, store: a.Store}
+			w = &headWriter{ResponseWriter: w, store: m.store}
 		}
-		door.ServeHTTP(w, r)
+		pages.ServeHTTP(w, r)
 	})
 }
 
@@ -256,18 +304,10 @@ func (w *headWriter) Write(b []byte) (int, error) {
 func (w *headWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // lost returns a channel that receives the reason why the node may no longer be part of the cluster.
-func (m *membership) lost() <-chan error {
-	if m == nil {
-		return nil
-	}
-	return m.failed
-}
+func (m *membership) lost() <-chan error { return m.failed }
 
 // serving returns ServerOptions.Serving.
 func (m *membership) serving() func() error {
-	if m == nil {
-		return nil
-	}
 	return func() error {
 		if e := m.late.now.Load(); e != nil {
 			return (*e).Serving()
@@ -278,9 +318,6 @@ func (m *membership) serving() func() error {
 
 // close ends the lease and the connection. The store must be closed.
 func (m *membership) close() error {
-	if m == nil {
-		return nil
-	}
 	m.stop()
 	m.ended.Wait()
 	e := m.late.now.Load()

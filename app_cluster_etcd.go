@@ -11,6 +11,18 @@ import (
 	"latchkey/internal/cluster/etcd"
 )
 
+func init() {
+	clusters = &ClusterSupport{
+		join: newMembership, Create: InitCluster,
+		Nodes: func(ctx context.Context, c ClusterConfig) ([]cluster.Node, error) {
+			return ClusterAccess{Config: c}.Nodes(ctx)
+		},
+		Remove: func(ctx context.Context, c ClusterConfig, name string) error {
+			return ClusterAccess{Config: c}.Remove(ctx, name)
+		},
+	}
+}
+
 // dialCluster connects to the etcd servers of a configuration.
 func dialCluster(ctx context.Context, c ClusterConfig, log *slog.Logger) (clusterEngine, error) {
 	e, err := etcd.Open(ctx, etcd.Options{

@@ -16,10 +16,10 @@ import (
 func (a *testApp) shareSmall(writes int) {
 	a.t.Helper()
 	if a.Store.replica != nil { // as LATCHKEY_TEST_ENGINE=fake does
-		a.Store.replica.most.records = writes
+		a.Store.replica.(*replica).most.records = writes
 		return
 	}
-	if err := a.Store.Share(ShareOptions{Engine: fake.New(1, 0).Engine(fake.Faults{}), Node: "a", Tables: tables(), MaxWrites: writes}); err != nil {
+	if err := ShareStore(a.Store, ShareOptions{Engine: fake.New(1, 0).Engine(fake.Faults{}), Node: "a", Tables: tables(), MaxWrites: writes}); err != nil {
 		a.t.Fatal(err)
 	}
 }

@@ -231,7 +231,7 @@ func (o ClusterInitOptions) load(ctx context.Context, engine clusterEngine, resu
 	}
 	return engine.Create(ctx, result.StoreID, func(put func(cluster.Write) error) error {
 		result.Records = 0
-		return f.Shared(func(w cluster.Write) error {
+		return EachShared(f, func(w cluster.Write) error {
 			result.Records++
 			return errors.Join(put(w), ctx.Err())
 		})

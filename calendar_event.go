@@ -18,6 +18,7 @@ import (
 
 	"latchkey/internal/clock"
 	"latchkey/internal/keytext"
+	"latchkey/internal/sorted"
 )
 
 // The states of calendar events (contract 7).
@@ -262,7 +263,7 @@ func eventsBetween(tx *Tx, prefixes [][]byte, from, to time.Time) []span {
 			add(entry, key, keyTime(entry[eventOther:]), keyTime(entry))
 		}
 	}
-	slices.SortFunc(all, func(a, b span) int { return cmp.Or(a.Start.Compare(b.Start), cmp.Compare(a.ID, b.ID)) })
+	sorted.Func(all, func(a, b span) int { return cmp.Or(a.Start.Compare(b.Start), cmp.Compare(a.ID, b.ID)) })
 	return slices.Compact(all) // an event can be under the prefixes of both its owner and its team
 }
 

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"latchkey/internal/clock"
+	"latchkey/internal/sorted"
 	"latchkey/internal/strictjson"
 )
 
@@ -261,7 +262,7 @@ func variablesOf(tx *Tx, owner uint64) ([]Variable, error) {
 		}
 		all = append(all, d)
 	}
-	slices.SortFunc(all, func(a, b Variable) int { return bytes.Compare(IDKey(a.ID), IDKey(b.ID)) })
+	sorted.Func(all, func(a, b Variable) int { return bytes.Compare(IDKey(a.ID), IDKey(b.ID)) })
 	return all, nil
 }
 

@@ -208,10 +208,17 @@ func (f *DataDir) Database() string { return storePath(f.Path) }
 type FolderOptions struct {
 	Peppers PepperSource
 	Clock   *clock.Clock
-	Shared  *SharedFolder // nil: the store is alone
+	Shared  FolderSharing // nil: the store is alone
 }
 
-// SharedFolder makes the database of a folder a view of the store of a cluster.
+// FolderSharing makes the database of a folder a view of the store of a cluster. It is a *SharedFolder; a program that is in no
+// cluster does not contain its methods.
+type FolderSharing interface {
+	openView(f *DataDir, keys [][]byte, fits func(*File) error) error
+	share(store *Store) error
+}
+
+// SharedFolder implements FolderSharing.
 type SharedFolder struct {
 	ShareOptions
 	StoreID   string
@@ -246,7 +253,7 @@ func (f *DataDir) Open(o FolderOptions) (*Store, Peppers, error) {
 	fits := func(file *File) error { return errors.Join(f.owns(file.Header.StoreID), file.View(peppers.Match)) }
 	switch _, err := os.Stat(path); {
 	case o.Shared != nil:
-		if err := f.openView(o.Shared, keys, fits); err != nil {
+		if err := o.Shared.openView(f, keys, fits); err != nil {
 			return nil, peppers, err
 		}
 	case fresh && errors.Is(err, os.ErrNotExist):
@@ -277,7 +284,7 @@ func (f *DataDir) Open(o FolderOptions) (*Store, Peppers, error) {
 	if o.Shared == nil {
 		return store, peppers, nil
 	}
-	if err := store.Share(o.Shared.ShareOptions); err != nil {
+	if err := o.Shared.share(store); err != nil {
 		return nil, peppers, errors.Join(err, store.Close())
 	}
 	return store, peppers, nil
@@ -298,8 +305,11 @@ func refuseView(store *Store) error {
 		"or, to go on with one server alone, make a backup on a running node and restore it to a new data folder")
 }
 
+// share shares the store, which was opened after openView.
+func (shared *SharedFolder) share(store *Store) error { return ShareStore(store, shared.ShareOptions) }
+
 // openView makes sure that the folder has a view of the cluster.
-func (f *DataDir) openView(shared *SharedFolder, keys [][]byte, fits func(*File) error) error {
+func (shared *SharedFolder) openView(f *DataDir, keys [][]byte, fits func(*File) error) error {
 	path := storePath(f.Path)
 	if err := f.owns(shared.StoreID); err != nil {
 		return fmt.Errorf("this data folder belongs to another store than the cluster (%s): use another folder, or another etcd", shared.StoreID)

@@ -2,9 +2,9 @@ package main
 
 import (
 	"cmp"
-	"slices"
 	"time"
 
+	"latchkey/internal/sorted"
 	"latchkey/internal/strictjson"
 )
 
@@ -51,7 +51,7 @@ func (f LimitFigures) Usages(limiter *Limiter, r *Request) (limitUsages, error) 
 		}
 		list = append(list, u)
 	}
-	slices.SortFunc(list, func(a, b limitUsage) int { return cmp.Compare(a.rule.Name, b.rule.Name) })
+	sorted.Func(list, func(a, b limitUsage) int { return cmp.Compare(a.rule.Name, b.rule.Name) })
 	return list, nil
 }
 

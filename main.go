@@ -263,7 +263,11 @@ func (s service) Compact(progress cli.Progress) (before, after int64, err error)
 
 // ClusterInit creates the store of a cluster, see InitCluster.
 func (s service) ClusterInit(ctx context.Context, o cli.ClusterInitOptions) (cli.ClusterInit, error) {
-	made, err := InitCluster(ctx, ClusterInitOptions{
+	commands, err := ClusterCommands(s.config.Cluster)
+	if err != nil {
+		return cli.ClusterInit{}, err
+	}
+	made, err := commands.Create(ctx, ClusterInitOptions{
 		Access: ClusterAccess{Config: s.config.Cluster}, Config: s.config, Pepper: pepper(), From: o.From, Clock: clock.NewClock(), Progress: Progress(o.Progress),
 	})
 	return cli.ClusterInit(made), err
@@ -271,7 +275,11 @@ func (s service) ClusterInit(ctx context.Context, o cli.ClusterInitOptions) (cli
 
 // ClusterNodes returns the nodes of the cluster.
 func (s service) ClusterNodes(ctx context.Context) ([]cli.ClusterNode, error) {
-	nodes, err := ClusterAccess{Config: s.config.Cluster}.Nodes(ctx)
+	commands, err := ClusterCommands(s.config.Cluster)
+	if err != nil {
+		return nil, err
+	}
+	nodes, err := commands.Nodes(ctx, s.config.Cluster)
 	list := []cli.ClusterNode{}
 	for _, n := range nodes {
 		list = append(list, cli.ClusterNode{Name: n.Name, Running: n.Running, Host: n.Host, Version: n.Version, Format: n.Format, Started: n.Started})
@@ -281,7 +289,11 @@ func (s service) ClusterNodes(ctx context.Context) ([]cli.ClusterNode, error) {
 
 // ClusterRemove removes a node from the cluster.
 func (s service) ClusterRemove(ctx context.Context, name string) error {
-	return ClusterAccess{Config: s.config.Cluster}.Remove(ctx, name)
+	commands, err := ClusterCommands(s.config.Cluster)
+	if err != nil {
+		return err
+	}
+	return commands.Remove(ctx, s.config.Cluster, name)
 }
 
 // pepper returns the value of the environment variable LATCHKEY_KEYS_PEPPER, or "" if it

@@ -25,6 +25,8 @@ import (
 
 	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
+
+	"latchkey/internal/cluster"
 )
 
 // Store is the open database of a running service. Its methods are safe for
@@ -52,7 +54,7 @@ type Store struct {
 	failed chan struct{}         // closed when the store fails
 	cause  atomic.Pointer[error] // why the store has failed; nil if it has not
 
-	replica *replica // set by Share; nil: the store is alone
+	replica sharing // set by ShareStore; nil: the store is alone
 
 	rowLog      rowLog
 	generations sync.Map                    // by table name: the *atomic.Uint64 of Generation
@@ -65,6 +67,17 @@ type Store struct {
 	diskLow   atomic.Bool            // set by SetDiskLow
 	grown     atomic.Int64           // bytes written since the last call of watchDisk
 	watchDisk atomic.Pointer[func()] // set by WatchDisk
+}
+
+// sharing is the part of a shared store that speaks with the cluster, a *replica. It is an interface, so that a
+// program that shares no store does not contain it.
+type sharing interface {
+	attempt(s *Store, b *commitBatch) (tx *Tx, again bool, err error)
+	confirm(c *change)
+	bounds() writtenMark // of a Set
+	last() cluster.Head
+	reach(ctx context.Context, s *Store, head cluster.Head) error
+	close(s *Store) error
 }
 
 // Writer is on whose behalf a change is made. The zero Writer is the operator or the service itself,
@@ -580,7 +593,7 @@ func (s *Store) run(b *commitBatch) (tx *Tx, again bool, err error) {
 	}
 	tx = &Tx{Bolt: bolt, Auth: s.auth, Bounds: *s.bounds.Load(), undo: &undoLog{}}
 	if s.replica != nil {
-		tx.written = &writtenRecords{most: s.replica.most}
+		tx.written = &writtenRecords{most: s.replica.bounds()}
 	}
 	for i := 0; i < len(b.changes); i++ {
 		c := b.changes[i]

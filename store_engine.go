@@ -164,7 +164,7 @@ func (w *writtenRecords) writes(tx *Tx) []cluster.Write {
 	return all
 }
 
-// ShareOptions are the options of Store.Share.
+// ShareOptions are the options of ShareStore.
 type ShareOptions struct {
 	Engine  cluster.Engine
 	Members cluster.Acknowledger // nil: secure changes wait for nobody
@@ -216,10 +216,10 @@ type unsureSet struct {
 // all stores.
 var shareOpened func(*Store)
 
-// Share makes the store one of several that have the same records. The view must have the state that
-// localBucket names, or that before the first Set. Call Share before other methods, and after Authenticate. It
+// ShareStore makes a store one of several that have the same records. The view must have the state that
+// localBucket names, or that before the first Set. Call it before the methods of the store, but after Authenticate. It
 // starts a goroutine that ends with Close.
-func (s *Store) Share(o ShareOptions) error {
+func ShareStore(s *Store, o ShareOptions) error {
 	r := &replica{
 		o: o, tables: map[string]anyTable{}, owned: map[string]bool{}, rows: map[string]anyTable{},
 		moved: make(chan struct{}), acknowledge: make(chan struct{}, 1),
@@ -292,13 +292,20 @@ func (s *Store) Head() cluster.Head {
 	if s.replica == nil {
 		return 0
 	}
-	return cluster.Head(s.replica.present.Load())
+	return s.replica.last()
 }
 
 // Reach waits until the view has the state at a Head. It returns the error of ctx, or that of the store if it has
 // failed.
 func (s *Store) Reach(ctx context.Context, head cluster.Head) error {
-	r := s.replica
+	return s.replica.reach(ctx, s, head)
+}
+
+func (r *replica) last() cluster.Head { return cluster.Head(r.present.Load()) }
+
+func (r *replica) bounds() writtenMark { return r.most }
+
+func (r *replica) reach(ctx context.Context, s *Store, head cluster.Head) error {
 	for {
 		r.turn.Lock()
 		reached, moved := r.head >= head, r.moved

@@ -36,7 +36,7 @@ func sharesAll(path string) bool {
 		if name := testName.FindString(part); name != "" {
 			h := fnv.New32a()
 			h.Write([]byte(name))
-			return alone[name] == "" && (os.Getenv("LATCHKEY_TEST_ENGINE") == "fake" || h.Sum32()%10 == 0)
+			return unsharedTests[name] == "" && (os.Getenv("LATCHKEY_TEST_ENGINE") == "fake" || h.Sum32()%10 == 0)
 		}
 	}
 	return false
@@ -45,8 +45,8 @@ func sharesAll(path string) bool {
 // damagedRecord matches the errors of a view about a record that cannot be read.
 var damagedRecord = regexp.MustCompile(`checksum does not match|does not have the format|invalid character|cannot unmarshal|unexpected end of JSON`)
 
-// alone lists the tests whose stores are not shared, and why.
-var alone = map[string]string{
+// unsharedTests lists the tests whose stores are not shared, and why.
+var unsharedTests = map[string]string{
 	"TestOwnersStorage":    "writes the counts itself",
 	"TestShareBodies":      "runs a migration",
 	"TestStore_Undo":       "counts how often changes run",
@@ -62,13 +62,13 @@ func init() {
 	}
 }
 
-// sharing prevents that the shadow of a store has a shadow of its own.
-var sharing sync.Map
+// ownStores prevents that the shadow of a store has a shadow of its own.
+var ownStores sync.Map
 
 // shareWithShadow shares a store with a second view. When the store is closed, the process panics if the
 // views differ.
 func shareWithShadow(s *Store, faults fake.Faults) {
-	if _, is := sharing.Load(s.path); is {
+	if _, is := ownStores.Load(s.path); is {
 		return
 	}
 	shadowPath := s.path + ".shadow"
@@ -96,23 +96,23 @@ func shareWithShadow(s *Store, faults fake.Faults) {
 		}
 		return nil
 	}))
-	sharing.Store(shadowPath, true)
+	ownStores.Store(shadowPath, true)
 	shadow, err := OpenStore(shadowPath, nil)
-	sharing.Delete(shadowPath)
+	ownStores.Delete(shadowPath)
 	must(err)
 	must(shadow.Update(func(tx *Tx) error { return tx.Put(localBucket, appliedKey, IDKey(uint64(start))) }))
 	follower := sameAuth{log.Engine(fake.Faults{Gap: faults.Gap}), s, shadow}
-	must(shadow.Share(ShareOptions{Engine: follower, Node: "shadow", Tables: tables()}))
-	must(s.Share(ShareOptions{Engine: log.Engine(faults), Node: "main", Tables: tables(), MaxWrites: 1 << 30, MaxBytes: 1 << 40, Closed: func() error {
+	must(ShareStore(shadow, ShareOptions{Engine: follower, Node: "shadow", Tables: tables()}))
+	must(ShareStore(s, ShareOptions{Engine: log.Engine(faults), Node: "main", Tables: tables(), MaxWrites: 1 << 30, MaxBytes: 1 << 40, Closed: func() error {
 		defer os.Remove(shadowPath)
 		if s.Failing() {
 			return shadow.Close()
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
-		s.replica.turn.Lock()
-		head := s.replica.head
-		s.replica.turn.Unlock()
+		s.replica.(*replica).turn.Lock()
+		head := s.replica.(*replica).head
+		s.replica.(*replica).turn.Unlock()
 		if err := shadow.Reach(ctx, head); err != nil && shadow.Failing() && damagedRecord.MatchString(shadow.Err().Error()) {
 			return shadow.Close() // the test has stored a damaged record
 		} else if err != nil {
@@ -161,7 +161,7 @@ func compareViews(s, shadow *Store) {
 	}
 	mine, other := contents(s), contents(shadow)
 	known := map[string]bool{"counts": true, ownerBytesBucket: true}
-	for name := range s.replica.tables {
+	for name := range s.replica.(*replica).tables {
 		known[name] = true
 	}
 	if mine == nil || other == nil {

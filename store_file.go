@@ -216,9 +216,9 @@ func (f *File) CopyTo(path string) error { return compact(f.DB, path, f.Auth, f.
 // because its contents will change.
 func (f *File) Rewrite(path string) error { return compact(f.DB, path, nil, f.Progress) }
 
-// Shared calls put for each record that the nodes of a cluster share, in the order of cluster.Engine.Load. It reports
+// EachShared calls put for each record that the nodes of a cluster share, in the order of cluster.Engine.Load. It reports
 // to f.Progress. The memory of a Write is valid only during the call.
-func (f *File) Shared(put func(cluster.Write) error) error {
+func EachShared(f *File, put func(cluster.Write) error) error {
 	return f.View(func(tx *Tx) error {
 		total, done := int64(0), int64(0)
 		for range sharedRecords(tx) {

@@ -24,17 +24,17 @@ func newShared(t testing.TB, o ShareOptions) *Store {
 	if err := CreateStore(path, "test", epoch); err != nil {
 		t.Fatal(err)
 	}
-	sharing.Store(path, true) // no shadow
+	ownStores.Store(path, true) // no shadow
 	s, err := OpenStore(path, nil)
 	if err == nil {
 		o.Tables = []Checked{&itemTable, &thingTable}
-		err = s.Share(o)
+		err = ShareStore(s, o)
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		sharing.Delete(path)
+		ownStores.Delete(path)
 		_ = s.Close()
 	})
 	return s
@@ -232,11 +232,11 @@ func TestOpenView(t *testing.T) {
 		if err != nil || !strings.Contains(reason, because) || because == "" && reason != "" || (kept != "") != keeps {
 			t.Fatalf("%s: got %q, kept %q, %v; want %q", what, reason, kept, err, because)
 		}
-		sharing.Store(path, true)
-		defer sharing.Delete(path)
+		ownStores.Store(path, true)
+		defer ownStores.Delete(path)
 		view, err := OpenStore(path, nil)
 		if err == nil {
-			err = view.Share(ShareOptions{Engine: log.Engine(fake.Faults{}), Node: "b", Tables: []Checked{&itemTable, &thingTable}, Mark: ViewMark(path)})
+			err = ShareStore(view, ShareOptions{Engine: log.Engine(fake.Faults{}), Node: "b", Tables: []Checked{&itemTable, &thingTable}, Mark: ViewMark(path)})
 		}
 		if err != nil {
 			t.Fatal(err)

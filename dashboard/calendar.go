@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"latchkey/internal/clock"
+	"latchkey/internal/sorted"
 )
 
 // calendarWeek is a week in a time zone, from Monday to Sunday.
@@ -67,7 +68,7 @@ func clockMinutes(t time.Time) int { return t.Hour()*60 + t.Minute() }
 // another. It extends each part to at least minMinutes, so that it can be seen. Its end may then be
 // after midnight.
 func sideBySide(parts []dayPart, minMinutes int) {
-	slices.SortStableFunc(parts, func(a, b dayPart) int { return cmp.Or(a.From-b.From, b.To-a.To) })
+	sorted.StableFunc(parts, func(a, b dayPart) int { return cmp.Or(a.From-b.From, b.To-a.To) })
 	for begin := 0; begin < len(parts); {
 		// A group is a run of parts that overlap. All its parts have equal width.
 		var ends []int // the end of the last part in each lane

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"latchkey/internal/sorted"
 )
 
 // contactPages are the pages of the contacts and of their import.
@@ -109,7 +111,7 @@ func phoneRows(form url.Values, record map[string]any) (rows []phoneRow) {
 				rows = append(rows, sentPhone(form, i))
 			}
 		}
-		slices.SortFunc(rows, func(a, b phoneRow) int { return a.N - b.N })
+		sorted.Func(rows, func(a, b phoneRow) int { return a.N - b.N })
 		return rows
 	}
 	list, _ := record["phone_numbers"].([]any)

@@ -8,9 +8,10 @@ import (
 	"html/template"
 	"io"
 	"net/http"
-	"slices"
 	"strings"
 	"sync"
+
+	"latchkey/internal/sorted"
 )
 
 // docFiles has the documentation as it was rendered by a test, see TestDocs: in each file the title on
@@ -46,7 +47,7 @@ var docLinks = sync.OnceValue(func() (list []docLink) {
 			list = append(list, docLink{name, title})
 		}
 	}
-	slices.SortFunc(list, func(a, b docLink) int {
+	sorted.Func(list, func(a, b docLink) int {
 		return cmp.Or(cmp.Compare(docRank(a.Name), docRank(b.Name)), strings.Compare(a.Title, b.Title))
 	})
 	return list

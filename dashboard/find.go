@@ -13,6 +13,7 @@ import (
 
 	"latchkey/internal/fold"
 	"latchkey/internal/keytext"
+	"latchkey/internal/sorted"
 )
 
 // findPages search everything that the operator may see: in a dialog of every page, and on a page of
@@ -91,7 +92,7 @@ func (v *pageRequest) search(text string) (found []finding, fault *Fault) {
 	if fault != nil {
 		return nil, fault
 	}
-	slices.SortStableFunc(keys, func(a, b map[string]any) int { return cmp.Compare(overRank(a), overRank(b)) })
+	sorted.StableFunc(keys, func(a, b map[string]any) int { return cmp.Compare(overRank(a), overRank(b)) })
 	found = v.foundKeys(keys)
 	if len(keys) == 1 {
 		found = append(found, v.verbsFor(keys, keyVerbs()...)...)

@@ -10,6 +10,7 @@ import (
 
 	"latchkey/internal/bytesize"
 	"latchkey/internal/figures"
+	"latchkey/internal/sorted"
 )
 
 // agentPages returns the pages of the agents.
@@ -396,7 +397,8 @@ func ownerChart(v *pageRequest, owner string, e *ownerExtra) {
 			sums[row.Start] = sums[row.Start].plus(row)
 		}
 	}
-	buckets := slices.SortedFunc(maps.Values(sums), func(a, b chartRow) int { return strings.Compare(a.Start, b.Start) })
+	buckets := slices.Collect(maps.Values(sums))
+	sorted.Func(buckets, func(a, b chartRow) int { return strings.Compare(a.Start, b.Start) })
 	e.Chart = newChart(lastOf(map[string]any{"step": "hour", "from": answer.From, "to": answer.To, "buckets": buckets}, 24), v.zone())
 	e.Keys, e.Shown = int(numberOf(keys["count"])), len(rows)
 }

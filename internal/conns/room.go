@@ -6,6 +6,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"latchkey/internal/sorted"
 )
 
 // Reason is why a connection was closed.
@@ -142,7 +144,7 @@ func (g *Group) oldest(match func(*Conn) bool) (list []victim, keyed victim) {
 			keyed = victim{c, state}
 		}
 	}
-	slices.SortFunc(list, func(a, b victim) int {
+	sorted.Func(list, func(a, b victim) int {
 		rankA, sinceA := rank(a)
 		rankB, sinceB := rank(b)
 		return cmp.Or(cmp.Compare(rankA, rankB), cmp.Compare(sinceA, sinceB))

@@ -16,6 +16,7 @@ import (
 	"sync/atomic"
 
 	"latchkey/internal/acceptgzip"
+	"latchkey/internal/sorted"
 )
 
 // Kind is the type of a metric.
@@ -69,7 +70,7 @@ func Write(w io.Writer, metrics []Metric) error {
 			continue
 		}
 		fmt.Fprintf(&page, "# HELP %s %s\n# TYPE %s %s\n", m.Name, helpEscapes.Replace(m.Help), m.Name, m.Kind)
-		slices.SortFunc(all.list, func(a, b series) int { return slices.Compare(a.labels, b.labels) })
+		sorted.Func(all.list, func(a, b series) int { return slices.Compare(a.labels, b.labels) })
 		for _, one := range all.list {
 			all.write(&page, one)
 		}
