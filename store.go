@@ -5,7 +5,7 @@
 // (JSON records with indexes, and the check of a whole store), store_list.go (what is kept
 // for lists), store_query.go (lists that are filtered, sorted and searched), store_repair.go and
 // store_rebuild.go (making anew what follows from the records), store_engine.go (a store that is shared by
-// several nodes), store_file.go (the database file,
+// several nodes), store_view.go (the file of such a node), store_file.go (the database file,
 // its header and its migrations) and store_progress.go (how much of long work is done). The family
 // knows no record type of another family, because each table is declared beside its type.
 
