@@ -286,7 +286,10 @@ type tab struct {
 }
 
 // browserPatience is how long one thing may take to be seen, on a slow machine.
-const browserPatience = 2 * time.Minute
+const browserPatience = 100 * time.Second
+
+// answerPatience is how long the browser may take to answer one question.
+const answerPatience = 10 * time.Second
 
 // openBrowser starts the program on an empty folder, and a browser.
 func openBrowser(t *testing.T) *tab {
@@ -378,7 +381,11 @@ func (p *tab) await(what, js string) (value json.RawMessage) {
 	p.t.Helper()
 	js = fmt.Sprintf("(() => { try { return (%s) || null; } catch { return null; } })()", js)
 	for end := time.Now().Add(browserPatience); time.Now().Before(end); {
-		if err := chromedp.Run(p.ctx, chromedp.Evaluate(js, &value)); err == nil && string(value) != "null" {
+		// A page that is being left may also not answer at all: the question is lost with it.
+		ctx, cancel := context.WithTimeout(p.ctx, answerPatience)
+		err := chromedp.Run(ctx, chromedp.Evaluate(js, &value))
+		cancel()
+		if err == nil && string(value) != "null" {
 			return value
 		}
 		select {
