@@ -144,7 +144,7 @@ func (k *ConfigCheck) routes() {
 func ownEndpoints(c Config) ([]string, error) {
 	c.Routes = nil
 	a := &App{
-		config: c, Store: &Store{}, folder: &DataDir{Path: c.Server.Data}, clock: clock.NewClock(), log: slog.New(slog.DiscardHandler),
+		config: c, cluster: alone{}, Store: &Store{}, folder: &DataDir{Path: c.Server.Data}, clock: clock.NewClock(), log: slog.New(slog.DiscardHandler),
 		Keyring: NewEmptyKeyring(KeyringOptions{Prefix: c.Keys.Prefix, Policy: c.Rights(), Cache: 1}),
 	}
 	if err := a.connect(); err != nil {

@@ -191,7 +191,7 @@ func writeSecret(t *testing.T, file, text string) {
 // TestApp_instance wants other cookies for other services on a host, and the same after a restart.
 func TestApp_instance(t *testing.T) {
 	a := newTestApp(t)
-	copied := &App{Store: a.Store, config: a.config}
+	copied := &App{Store: a.Store, config: a.config, cluster: alone{}}
 	if copied.instance() != a.instance() {
 		t.Error("the same store at the same address: got another name")
 	}

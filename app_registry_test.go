@@ -199,7 +199,7 @@ func TestApp_work(t *testing.T) {
 		}
 	}
 	log := &lockedBuffer{}
-	a := &App{clock: clock.NewClock(), log: slog.New(slog.NewJSONHandler(log, nil)), Store: &Store{}, stop: make(chan struct{})}
+	a := &App{cluster: alone{}, clock: clock.NewClock(), log: slog.New(slog.NewJSONHandler(log, nil)), Store: &Store{}, stop: make(chan struct{})}
 	var busy, together atomic.Bool
 	var runs atomic.Int64
 	run := func(time.Time) error {

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -229,6 +230,7 @@ func TestCluster_Nodes(t *testing.T) {
 type ledger struct {
 	mu    sync.Mutex
 	names []string
+	at    int // the largest Latchkey-At of the answers
 }
 
 // write creates contacts on a node until stop is closed.
@@ -240,9 +242,13 @@ func (l *ledger) write(c *clusterTest, node, key string, stop <-chan struct{}) {
 		case <-time.After(5 * time.Millisecond):
 		}
 		name := fmt.Sprintf("Oda-%s-%d", node, i)
-		if status, _, _ := c.request(node, apiCall{"POST", "/api/v1/contacts/create", `{"first_name": "` + name + `"}`}, key, ""); status == http.StatusOK || status == http.StatusCreated {
+		if status, _, head := c.request(node, apiCall{"POST", "/api/v1/contacts/create", `{"first_name": "` + name + `"}`}, key, ""); status == http.StatusOK || status == http.StatusCreated {
+			at, err := strconv.Atoi(head)
+			if err != nil {
+				c.Errorf("Latchkey-At is %q: %v", head, err)
+			}
 			l.mu.Lock()
-			l.names = append(l.names, name)
+			l.names, l.at = append(l.names, name), max(l.at, at)
 			l.mu.Unlock()
 		}
 	}
@@ -253,7 +259,7 @@ func (l *ledger) check(c *clusterTest, node, key string) {
 	c.Helper()
 	found := map[string]bool{}
 	for page := 1; ; page++ {
-		_, body, _ := c.request(node, apiCall{"GET", fmt.Sprintf("/api/v1/contacts?limit=100&page=%d", page), ""}, key, "")
+		_, body, _ := c.request(node, apiCall{"GET", fmt.Sprintf("/api/v1/contacts?limit=100&page=%d", page), ""}, key, strconv.Itoa(l.at))
 		var list struct {
 			Contacts []struct {
 				FirstName string `json:"first_name"`
