@@ -117,7 +117,7 @@ func TestRouter_HEAD(t *testing.T) {
 					t.Errorf("%s: HEAD %s: got %s %q, GET %s", d.name, path, head.Status, none, get.Status)
 				}
 				for _, h := range []http.Header{get.Header, head.Header} {
-					for _, name := range []string{"Date", "X-Ratelimit-Remaining", "X-Ratelimit-Reset", "Ratelimit"} {
+					for _, name := range []string{"Date", "X-Ratelimit-Remaining", "X-Ratelimit-Reset", "Ratelimit", headField} {
 						delete(h, name)
 					}
 				}
