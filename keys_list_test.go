@@ -311,7 +311,7 @@ func TestRowCache_ReadsWhatChanged(t *testing.T) {
 			rt.Error("rows were read again after a commit that changed none")
 		}
 		if rapid.Bool().Draw(rt, "forgotten") { // as after many changes
-			k.Store.rowLog.add(int64(before.seen.Load()), make([]chunkPlace, maxRowChanges+1))
+			k.Store.rowLog.add(int64(before.seen.Load()), make([]recordPlace, maxRowChanges+1))
 		}
 		id := rapid.SampledFrom(k.ids).Draw(rt, "id")
 		if err := k.Store.Update(func(tx *Tx) error { return k.Keyring.Save(tx, &Key{StoredKey: StoredKey{ID: id, Name: id}}) }); err != nil {

@@ -652,13 +652,12 @@ func (s *Store) takeNext(b *commitBatch, c cost) {
 func runOne(tx *Tx, c *change, refusal error) error {
 	mark := tx.begin(c.by)
 	tx.Refusal = refusal
-	before := tx.written.count()
 	if c.err = guarded(tx, counting(c.run)); c.err == nil {
 		c.secure = tx.secure
 		if !tx.written.tooMany() {
 			return nil
 		}
-		if c.later = before > 0; !c.later {
+		if c.later = mark.written.records > 0; !c.later {
 			c.err = tx.written.refusal()
 		}
 	}

@@ -51,7 +51,7 @@ func (p listPlace) setColumns(edit chunkEditor, before, after []listColumn) erro
 
 // number stores the value of the record in a column, or removes it if the record is not present.
 func (p listPlace) number(edit chunkEditor, column listColumn, present bool) error {
-	c, err := edit(chunkPlace{listBucket(p.table, column.name), string(IDKey(p.id / orderIDs))}, readOrders)
+	c, err := edit(recordPlace{listBucket(p.table, column.name), string(IDKey(p.id / orderIDs))}, readOrders)
 	if err != nil {
 		return err
 	}
@@ -61,7 +61,7 @@ func (p listPlace) number(edit chunkEditor, column listColumn, present bool) err
 		o.present[i/64] &^= 1 << (i % 64)
 		o.order[i] = 0
 	}
-	b, err := edit(chunkPlace{boundsBucket(p.table, column.name), string(IDKey(p.id / setIDs))}, readColumnBounds)
+	b, err := edit(recordPlace{boundsBucket(p.table, column.name), string(IDKey(p.id / setIDs))}, readColumnBounds)
 	if err == nil {
 		b.(*columnBounds).set(int(p.id%setIDs/orderIDs), o)
 	}

@@ -17,6 +17,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.etcd.io/bbolt"
+
 	"latchkey/internal/cluster"
 )
 
@@ -37,6 +39,23 @@ const (
 
 // appliedKey is the key in localBucket of the Head of the last Set in the view, eight bytes.
 var appliedKey = []byte("applied")
+
+// appliedHead returns the Head of the last Set in the view, or 0 if the database is no view.
+func appliedHead(tx *Tx) (cluster.Head, error) {
+	value, err := tx.Get(localBucket, appliedKey)
+	if err != nil || value == nil {
+		return 0, err
+	}
+	if len(value) != 8 {
+		return 0, fmt.Errorf("%s/%s: the position has %d bytes instead of 8", localBucket, appliedKey, len(value))
+	}
+	return cluster.Head(binary.BigEndian.Uint64(value)), nil
+}
+
+// setApplied stores the Head of the last Set in the view.
+func (tx *Tx) setApplied(head cluster.Head) error {
+	return tx.Put(localBucket, appliedKey, IDKey(uint64(head)))
+}
 
 // isDerived reports whether the contents of a bucket follow from the records in others.
 func isDerived(bucket string) bool {
@@ -63,9 +82,6 @@ type writtenRecords struct {
 	most  writtenMark // more does not fit into a Set
 }
 
-// recordPlace is where a record is stored.
-type recordPlace struct{ bucket, key string }
-
 // writtenMark is a state of writtenRecords.
 type writtenMark struct{ records, bytes int }
 
@@ -81,14 +97,6 @@ func (w *writtenRecords) note(bucket string, key, value []byte) {
 		w.known[at] = true
 		w.order = append(w.order, at)
 	}
-}
-
-// count returns the number of records.
-func (w *writtenRecords) count() int {
-	if w == nil {
-		return 0
-	}
-	return len(w.order)
 }
 
 // mark returns the present state.
@@ -141,12 +149,7 @@ func (e *Oversized) Unwrap() error { return e.Refusal }
 
 // writes returns the present values of the records in ascending order of their places.
 func (w *writtenRecords) writes(tx *Tx) []cluster.Write {
-	slices.SortFunc(w.order, func(a, b recordPlace) int {
-		if order := strings.Compare(a.bucket, b.bucket); order != 0 {
-			return order
-		}
-		return strings.Compare(a.key, b.key)
-	})
+	slices.SortFunc(w.order, recordPlace.compare)
 	all := make([]cluster.Write, 0, len(w.order))
 	for _, at := range w.order {
 		one := cluster.Write{Bucket: at.bucket, Key: []byte(at.key)}
@@ -236,11 +239,8 @@ func ShareStore(s *Store, o ShareOptions) error {
 			r.owned[string(t)] = true
 		}
 	}
-	err := s.View(func(tx *Tx) error {
-		value, err := tx.Get(localBucket, appliedKey)
-		if err == nil && len(value) == 8 {
-			r.head = cluster.Head(binary.BigEndian.Uint64(value))
-		}
+	err := s.View(func(tx *Tx) (err error) {
+		r.head, err = appliedHead(tx)
 		return err
 	})
 	if err != nil {
@@ -283,9 +283,6 @@ func (r *replica) syncAll(s *Store) {
 		last = head
 	}
 }
-
-// IsShared reports whether several nodes have the records of the store.
-func (s *Store) IsShared() bool { return s.replica != nil }
 
 // Head returns the position of the last Set in the view, or 0 if the store is not shared.
 func (s *Store) Head() cluster.Head {
@@ -466,7 +463,7 @@ func (r *replica) wait(s *Store, base cluster.Head) error {
 
 // commit commits the transaction of a Set that was added at head. turn must be locked.
 func (r *replica) commit(s *Store, tx *Tx, head cluster.Head) error {
-	if err := tx.Put(localBucket, appliedKey, IDKey(uint64(head))); err != nil {
+	if err := tx.setApplied(head); err != nil {
 		return errors.Join(err, tx.Bolt.Rollback())
 	}
 	if err := s.store(tx); err != nil {
@@ -614,7 +611,7 @@ func (r *replica) take(tx *Tx, head cluster.Head, set *cluster.Set) error {
 				}
 			}
 		}
-		return errors.Join(tx.flushChunks(), tx.Put(localBucket, appliedKey, IDKey(uint64(head))))
+		return errors.Join(tx.flushChunks(), tx.setApplied(head))
 	})(tx)
 }
 
@@ -622,10 +619,10 @@ func (r *replica) take(tx *Tx, head cluster.Head, set *cluster.Set) error {
 func (r *replica) takeOther(tx *Tx, w cluster.Write) error {
 	if w.Bucket == sequenceBucket {
 		b, err := tx.bucket(string(w.Key))
-		if err != nil || len(w.Value) != 8 {
-			return errors.Join(err, fmt.Errorf("%s/%s: a sequence has %d bytes", w.Bucket, w.Key, len(w.Value)))
+		if err != nil {
+			return err
 		}
-		return b.SetSequence(binary.BigEndian.Uint64(w.Value))
+		return setSequence(b, w)
 	}
 	had := storedSize(tx, w.Bucket, w.Key)
 	if err := tx.setRaw(w); err != nil {
@@ -635,6 +632,14 @@ func (r *replica) takeOther(tx *Tx, w cluster.Write) error {
 		tx.grew(binary.BigEndian.Uint64(w.Key), ownerGrowth{storedSize(tx, w.Bucket, w.Key) - had, false, 0})
 	}
 	return nil
+}
+
+// setSequence sets the sequence of a bucket to that of a Write in sequenceBucket.
+func setSequence(b *bbolt.Bucket, w cluster.Write) error {
+	if len(w.Value) != 8 {
+		return fmt.Errorf("%s/%s: the sequence has %d bytes instead of 8", w.Bucket, w.Key, len(w.Value))
+	}
+	return b.SetSequence(binary.BigEndian.Uint64(w.Value))
 }
 
 // setRaw stores or deletes a record as it is.
@@ -679,17 +684,14 @@ func takeRowValue(tx *Tx, t anyTable, key []byte) error {
 
 // catchUp brings the view to the present state of the cluster by comparing all records.
 func (r *replica) catchUp(s *Store) error {
-	r.turn.Lock()
-	base := r.head
-	r.turn.Unlock()
-	set := &cluster.Set{Secure: true}
+	base, set := s.Head(), &cluster.Set{Secure: true}
 	head := cluster.Head(0)
 	err := s.View(func(tx *Tx) error {
 		next, stop := iter.Pull2(sharedRecords(tx))
 		defer stop()
 		at, value, more := next()
 		surplus := func(until recordPlace, all bool) { // what the cluster does not have
-			for more && (all || at.before(until)) {
+			for more && (all || at.compare(until) < 0) {
 				set.Writes = append(set.Writes, cluster.Write{Bucket: at.bucket, Key: []byte(at.key)})
 				at, value, more = next()
 			}
@@ -715,15 +717,10 @@ func (r *replica) catchUp(s *Store) error {
 		return err
 	}
 	set.Writes = slices.DeleteFunc(set.Writes, func(w cluster.Write) bool { return w.Bucket == sequenceBucket && w.Value == nil })
-	if now := s.Head(); now != base {
+	if s.Head() != base {
 		return nil // this node has committed meanwhile: its view follows
 	}
 	return r.apply(s, head, set)
-}
-
-// before reports whether a place comes before another in the order of Engine.Load.
-func (p recordPlace) before(other recordPlace) bool {
-	return p.bucket < other.bucket || p.bucket == other.bucket && p.key < other.key
 }
 
 // sharedRecords iterates over the shared records of the store as they are stored, and the sequences, in

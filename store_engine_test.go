@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/fnv"
@@ -91,11 +90,8 @@ func shareWithShadow(s *Store, faults fake.Faults) {
 		return // a test about a damaged file
 	}
 	var start cluster.Head
-	must(s.View(func(tx *Tx) error {
-		value, err := tx.Get(localBucket, appliedKey)
-		if err == nil && value != nil {
-			start = cluster.Head(binary.BigEndian.Uint64(value))
-		}
+	must(s.View(func(tx *Tx) (err error) {
+		start, err = appliedHead(tx)
 		return err
 	}))
 	log := fake.New(uint64(len(s.path)), start)
@@ -109,7 +105,7 @@ func shareWithShadow(s *Store, faults fake.Faults) {
 	shadow, err := OpenStore(shadowPath, nil)
 	ownStores.Delete(shadowPath)
 	must(err)
-	must(shadow.Update(func(tx *Tx) error { return tx.Put(localBucket, appliedKey, IDKey(uint64(start))) }))
+	must(shadow.Update(func(tx *Tx) error { return tx.setApplied(start) }))
 	follower := sameAuth{log.Engine(fake.Faults{Gap: faults.Gap}), s, shadow}
 	must(ShareStore(shadow, ShareOptions{Engine: follower, Node: "shadow", Tables: tables()}))
 	must(ShareStore(s, ShareOptions{Engine: log.Engine(faults), Node: "main", Tables: tables(), MaxWrites: 1 << 30, MaxBytes: 1 << 40, Closed: func() error {

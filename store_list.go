@@ -54,20 +54,17 @@ const maxShortText = 1000
 // maxPending is the number of changed chunks that a transaction keeps in memory.
 const maxPending = 4096
 
-// chunkPlace is where a chunk is stored.
-type chunkPlace struct{ bucket, key string }
-
 // chunk is a part of the data of lists. encode returns its contents as they are stored, or nil if
 // the chunk is empty and must not be stored. Equal chunks have equal contents.
 type chunk interface{ encode() []byte }
 
 // chunkEditor returns the chunk at a place, for a change. read decodes stored contents; nil contents
 // are an empty chunk.
-type chunkEditor func(at chunkPlace, read func(contents []byte) (chunk, error)) (chunk, error)
+type chunkEditor func(at recordPlace, read func(contents []byte) (chunk, error)) (chunk, error)
 
 // editChunk is the chunkEditor of a transaction. The changed chunks are in memory until
 // flushChunks, because the changes of a commit mostly concern the same chunks.
-func (tx *Tx) editChunk(at chunkPlace, read func([]byte) (chunk, error)) (chunk, error) {
+func (tx *Tx) editChunk(at recordPlace, read func([]byte) (chunk, error)) (chunk, error) {
 	if c, ok := tx.chunks[at]; ok {
 		return c, nil
 	}
@@ -85,7 +82,7 @@ func (tx *Tx) editChunk(at chunkPlace, read func([]byte) (chunk, error)) (chunk,
 		return nil, fmt.Errorf("%s/%x: %w", at.bucket, at.key, err)
 	}
 	if tx.chunks == nil {
-		tx.chunks = map[chunkPlace]chunk{}
+		tx.chunks = map[recordPlace]chunk{}
 	}
 	tx.chunks[at] = c
 	return c, nil
@@ -99,13 +96,11 @@ func (tx *Tx) flushChunks() error {
 	undo, refusal := tx.undo, tx.Refusal
 	tx.undo, tx.Refusal = nil, nil
 	defer func() { tx.undo, tx.Refusal = undo, refusal }()
-	places := make([]chunkPlace, 0, len(tx.chunks))
+	places := make([]recordPlace, 0, len(tx.chunks))
 	for at := range tx.chunks {
 		places = append(places, at)
 	}
-	slices.SortFunc(places, func(a, b chunkPlace) int {
-		return cmp.Or(strings.Compare(a.bucket, b.bucket), strings.Compare(a.key, b.key))
-	})
+	slices.SortFunc(places, recordPlace.compare)
 	for _, at := range places {
 		var err error
 		if contents := tx.chunks[at].encode(); contents != nil {
@@ -184,7 +179,7 @@ func (p listPlace) move(edit chunkEditor, m setMember, others []setMember, chang
 			return nil
 		}
 	}
-	at := chunkPlace{listBucket(p.table, m.set), string(setKey(m.value, p.id/setIDs))}
+	at := recordPlace{listBucket(p.table, m.set), string(setKey(m.value, p.id/setIDs))}
 	c, err := edit(at, readSetBits)
 	if err == nil {
 		change(c.(*setBits), p.id%setIDs)
@@ -195,7 +190,7 @@ func (p listPlace) move(edit chunkEditor, m setMember, others []setMember, chang
 // write stores the text of the record.
 func (p listPlace) write(edit chunkEditor, before, after string) error {
 	bucket := listBucket(p.table, textBucket)
-	c, err := edit(chunkPlace{bucket, string(IDKey(p.id / textIDs))}, readTexts)
+	c, err := edit(recordPlace{bucket, string(IDKey(p.id / textIDs))}, readTexts)
 	if err != nil {
 		return err
 	}
@@ -206,7 +201,7 @@ func (p listPlace) write(edit chunkEditor, before, after string) error {
 	if len(before) <= maxShortText && len(after) <= maxShortText {
 		return nil
 	}
-	own, err := edit(chunkPlace{bucket, string(longTextKey(p.id))}, readLongText)
+	own, err := edit(recordPlace{bucket, string(longTextKey(p.id))}, readLongText)
 	if err != nil {
 		return err
 	}

@@ -138,7 +138,7 @@ var listsFormat3 = map[string]func(recordFormat2) listRecord{
 func deriveLists(tx *Tx, emit func(DerivedEntry) error) error {
 	for table, read := range listsFormat3 {
 		var failed error
-		lists := listScan{table: table, emit: func(at chunkPlace, contents []byte) {
+		lists := listScan{table: table, emit: func(at recordPlace, contents []byte) {
 			if failed == nil {
 				failed = emit(chunkEntry(at, contents))
 			}

@@ -35,7 +35,7 @@ type DerivedEntry struct {
 }
 
 // chunkEntry returns the entry of a chunk of the data of lists.
-func chunkEntry(at chunkPlace, contents []byte) DerivedEntry {
+func chunkEntry(at recordPlace, contents []byte) DerivedEntry {
 	return DerivedEntry{at.bucket, []byte(at.key), sealRecord(recordVersion, []byte(at.key), contents)}
 }
 

@@ -489,7 +489,7 @@ func checkEntries(tx *Tx, t anyTable, index int, record any, report func(problem
 // deriveTable computes what follows from the records of a table, see Table.Derive.
 func deriveTable(tx *Tx, t anyTable, emit func(DerivedEntry) error) (failed error) {
 	s := t.settings()
-	lists := listScan{table: s.name, emit: func(at chunkPlace, contents []byte) {
+	lists := listScan{table: s.name, emit: func(at recordPlace, contents []byte) {
 		if failed == nil {
 			failed = emit(chunkEntry(at, contents))
 		}

@@ -16,9 +16,9 @@ import (
 // about setIDs ids.
 type listScan struct {
 	table  string
-	emit   func(at chunkPlace, contents []byte) // receives each chunk, those about higher ids later
-	number uint64                               // of the present chunk of sets
-	chunks map[chunkPlace]chunk                 // what is known of its ids so far
+	emit   func(at recordPlace, contents []byte) // receives each chunk, those about higher ids later
+	number uint64                                // of the present chunk of sets
+	chunks map[recordPlace]chunk                 // what is known of its ids so far
 }
 
 // add adds a record. The ids must come in ascending order.
@@ -28,9 +28,9 @@ func (s *listScan) add(id uint64, l *listRecord) error {
 		s.number = id / setIDs
 	}
 	if s.chunks == nil {
-		s.chunks = map[chunkPlace]chunk{}
+		s.chunks = map[recordPlace]chunk{}
 	}
-	edit := func(at chunkPlace, read func([]byte) (chunk, error)) (c chunk, err error) {
+	edit := func(at recordPlace, read func([]byte) (chunk, error)) (c chunk, err error) {
 		c, ok := s.chunks[at]
 		if !ok {
 			c, err = read(nil)
@@ -66,7 +66,7 @@ func newListCheck(tx *Tx, table string, report func(string)) *listCheck {
 }
 
 // compare compares a chunk with the stored one.
-func (k *listCheck) compare(at chunkPlace, want []byte) {
+func (k *listCheck) compare(at recordPlace, want []byte) {
 	k.wanted[at.bucket]++
 	stored, err := k.tx.Get(at.bucket, []byte(at.key)) // CheckStore reports an error
 	if err == nil && !bytes.Equal(stored, want) {

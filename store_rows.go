@@ -63,7 +63,7 @@ func (r rowRecord) store(tx *Tx, table string) error {
 
 // setRow stores the row with this number in the bucket of rows.
 func setRow(tx *Tx, bucket string, slot uint64, row []byte) error {
-	c, err := tx.editChunk(chunkPlace{bucket, string(IDKey(slot / RowsPerChunk))}, readRowChunk)
+	c, err := tx.editChunk(recordPlace{bucket, string(IDKey(slot / RowsPerChunk))}, readRowChunk)
 	if err != nil {
 		return err
 	}
@@ -117,7 +117,7 @@ func (t *Table[T]) SetValue(tx *Tx, key []byte, value uint64) error {
 
 func setRowValue(tx *Tx, table string, slot, value uint64) error {
 	_, _, values := rowBuckets(table)
-	c, err := tx.editChunk(chunkPlace{values, string(IDKey(slot / valuesPerChunk))}, readRowValues)
+	c, err := tx.editChunk(recordPlace{values, string(IDKey(slot / valuesPerChunk))}, readRowValues)
 	if err != nil {
 		return err
 	}

@@ -597,7 +597,7 @@ type rowLog struct {
 // rowChange is a change of a chunk. If at.key is "", any chunk of the bucket may have changed.
 type rowChange struct {
 	transaction int64
-	at          chunkPlace
+	at          recordPlace
 }
 
 // maxRowChanges is the number of changes that a rowLog remembers.
@@ -612,12 +612,12 @@ func isRowBucket(bucket string) bool {
 // the whole bucket.
 func (tx *Tx) noteRows(bucket string, key []byte) {
 	if isRowBucket(bucket) {
-		tx.rows = append(tx.rows, chunkPlace{bucket, string(key)})
+		tx.rows = append(tx.rows, recordPlace{bucket, string(key)})
 	}
 }
 
 // add remembers the changes of a transaction. Call it before the commit.
-func (l *rowLog) add(transaction int64, places []chunkPlace) {
+func (l *rowLog) add(transaction int64, places []recordPlace) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, at := range places {

@@ -17,7 +17,7 @@ import (
 	"latchkey/internal/cluster/fake"
 )
 
-// newShared gives an empty store that is shared over an engine.
+// newShared returns an empty store that is shared over an engine.
 func newShared(t testing.TB, o ShareOptions) *Store {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "view.db")

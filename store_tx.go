@@ -46,9 +46,9 @@ type Tx struct {
 	buckets []openBucket         // those that a read transaction has opened
 	shared  map[sharedRecord]any // see Table.Shared
 
-	chunks map[chunkPlace]chunk // the changed data of lists, until flushChunks
-	rowLog *rowLog              // the changes of rows of the last commits; nil: they are not known
-	rows   []chunkPlace         // the chunks of rows and of their values that the transaction has written
+	chunks map[recordPlace]chunk // the changed data of lists, until flushChunks
+	rowLog *rowLog               // the changes of rows of the last commits; nil: they are not known
+	rows   []recordPlace         // the chunks of rows and of their values that the transaction has written
 
 	decoded int      // size of the records decoded since the last call of Yield that let others run
 	undo    *undoLog // what the present change has overwritten; nil if it is not undone alone
@@ -142,6 +142,14 @@ func (tx *Tx) get(bucket string, key []byte, check func(bucket string, key, raw 
 
 // Has reports whether key exists in a bucket. It does not check the value.
 func (tx *Tx) Has(bucket string, key []byte) bool { return tx.stored(bucket, key) != nil }
+
+// recordPlace is where a record is stored, or a chunk of the data of lists.
+type recordPlace struct{ bucket, key string }
+
+// compare orders places by bucket, then by key.
+func (p recordPlace) compare(other recordPlace) int {
+	return cmp.Or(strings.Compare(p.bucket, other.bucket), strings.Compare(p.key, other.key))
+}
 
 // openBucket is a bucket that a read transaction has opened.
 type openBucket struct {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -101,22 +100,18 @@ func viewFault(path string, o ViewOptions) (reason string, lone bool, err error)
 	if f.Header.Format != StoreFormat {
 		return "the records have another format", false, nil
 	}
-	if !o.CreatedAt.IsZero() && !f.Header.CreatedAt.Equal(o.CreatedAt) && IsViewFile(f) {
-		return "the cluster was made anew since", false, nil // its positions mean something else
-	}
 	head := cluster.Head(0)
-	err = f.View(func(tx *Tx) error {
-		value, err := tx.Get(localBucket, appliedKey)
-		if len(value) == 8 {
-			head = cluster.Head(binary.BigEndian.Uint64(value))
-		}
+	err = f.View(func(tx *Tx) (err error) {
+		head, err = appliedHead(tx)
 		return err
 	})
-	if err != nil {
+	switch {
+	case err != nil:
 		return "the view is damaged", false, nil
-	}
-	if head == 0 {
+	case head == 0:
 		return "the database was in use before the cluster was", true, nil
+	case !o.CreatedAt.IsZero() && !f.Header.CreatedAt.Equal(o.CreatedAt):
+		return "the cluster was made anew since", false, nil // its positions mean something else
 	}
 	return "", false, o.Fits(f)
 }
@@ -151,7 +146,7 @@ func loadView(ctx context.Context, path string, o ViewOptions) (err error) {
 	if err := f.remake(o.Tables); err != nil {
 		return err
 	}
-	err = f.Update(func(tx *Tx) error { return tx.Put(localBucket, appliedKey, IDKey(uint64(head))) })
+	err = f.Update(func(tx *Tx) error { return tx.setApplied(head) })
 	return errors.Join(err, f.DB.Sync())
 }
 
@@ -186,10 +181,7 @@ func (f *File) fill(ctx context.Context, o ViewOptions) (head cluster.Head, err 
 			return fmt.Errorf("create bucket %s: %w", name, err)
 		}
 		if w.Bucket == sequenceBucket {
-			if len(w.Value) != 8 {
-				return fmt.Errorf("the sequence of %s has %d bytes", name, len(w.Value))
-			}
-			return b.SetSequence(binary.BigEndian.Uint64(w.Value))
+			return setSequence(b, w)
 		}
 		b.FillPercent = 0.9 // the keys are in order, so no page is divided
 		return b.Put(append([]byte(nil), key...), append([]byte(nil), w.Value...))
