@@ -433,15 +433,7 @@ func (s *Server) guarded(w http.ResponseWriter, r *http.Request) bool {
 // limits and the permission; if it is nil, they are not checked.
 func (s *Server) pass(x *exchange, row Route, admit func(*exchange, Route) error) error {
 	changes := s.o.Keyring.Changes()
-	if err := s.reach(x); err != nil {
-		return err
-	}
-	err := s.authenticate(x)
-	// Not earlier: the key must have been looked up while the view was of the present.
-	if stale := s.serving(x); stale != nil {
-		return stale
-	}
-	if err != nil {
+	if err := s.atPresent(x, s.authenticate); err != nil {
 		return err
 	}
 	if admit != nil {
@@ -454,17 +446,23 @@ func (s *Server) pass(x *exchange, row Route, admit func(*exchange, Route) error
 	return s.handle(x, row)
 }
 
-// serving returns an error if this is a node of a cluster that may not answer, because it does not know
-// what has changed since it last heard of the others.
-func (s *Server) serving(x *exchange) error {
+// atPresent identifies the caller of a request, on a node of a cluster by a state that has the change that the request
+// names, and that is not older than what was acknowledged to anybody: otherwise the answer is ErrUnavailable. All routes
+// pass through it, except /healthz, /readyz and the reference.
+func (s *Server) atPresent(x *exchange, identify identifier) error {
 	if s.o.Serving == nil {
-		return nil
+		return identify(x)
 	}
-	if err := s.o.Serving(); err != nil {
+	if err := s.reach(x); err != nil {
+		return err
+	}
+	err := identify(x)
+	// Not earlier: the caller must have been looked up while the view was of the present.
+	if stale := s.o.Serving(); stale != nil {
 		x.step = StepHandler
-		return ErrUnavailable.With("This server cannot tell what has changed on the others, so it does not answer: %s.", err)
+		return ErrUnavailable.With("This server cannot tell what has changed on the others, so it does not answer: %s.", stale)
 	}
-	return nil
+	return err
 }
 
 // headTime is how long a request waits for the state that it asks for.
@@ -472,9 +470,6 @@ const headTime = time.Second
 
 // reach waits until the view has the state that the field Latchkey-At of a request names, if it has one.
 func (s *Server) reach(x *exchange) error {
-	if s.o.Serving == nil {
-		return nil
-	}
 	text := x.Request.Request.Header.Get(headField)
 	if text == "" {
 		return nil
@@ -569,9 +564,14 @@ func (s *Server) open(row Route) httprouter.Handle {
 	return func(w http.ResponseWriter, r *http.Request, p httprouter.Params) {
 		x := s.begin(w, r, p, row)
 		defer s.end(x, &x.failed)
-		x.failed = s.handle(x, row)
+		if x.failed = s.atPresent(x, anybody); x.failed == nil {
+			x.failed = s.handle(x, row)
+		}
 	}
 }
+
+// anybody is the identifier of the routes of the API listener that require no key.
+func anybody(*exchange) error { return nil }
 
 // authenticate finds the key of a request and sets x.Key. It returns an error if no
 // valid key was sent, or if the key may not be used from the client's address. It counts
@@ -798,14 +798,7 @@ func (s *Server) operated(row Route, identify identifier) httprouter.Handle {
 		var err error
 		defer s.end(x, &err)
 		x.vary = VaryCaller
-		if err = s.reach(x); err != nil {
-			return
-		}
-		err = identify(x)
-		if stale := s.serving(x); stale != nil { // after the look at the caller, see pass
-			err = stale
-		}
-		if err != nil {
+		if err = s.atPresent(x, identify); err != nil {
 			return
 		}
 		if !row.Public {

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -733,5 +734,60 @@ func TestServer_ImportRefusals(t *testing.T) {
 		if fmt.Sprint(names) != want {
 			t.Errorf("page %s: got %v, want %s", page, names, want)
 		}
+	}
+}
+
+// TestServer_EveryRouteAtPresent asks every route of a node of a cluster that does not know what has changed on the others.
+// All refuse, whoever asks, and do nothing. Only /healthz, /readyz and the reference answer.
+func TestServer_EveryRouteAtPresent(t *testing.T) {
+	a := newTestApp(t, func(c *Config) {
+		c.Permissions = []permissionRow{{Name: "can_use", Description: "Use it."}}
+		c.Routes = []RouteRow{{Path: "/up/*rest", Permission: []string{"can_use"}, Upstream: "http://127.0.0.1:1", Timeout: time.Minute}}
+	})
+	_, key := a.key(everyPermission)
+	a.Server.o.Serving = func() error { return errors.New("the lease has ended") }
+	asked := 0
+	ask := func(door http.Handler, method, path string, fields ...string) {
+		t.Helper()
+		r, w := httptest.NewRequest(method, path, strings.NewReader("{}")), httptest.NewRecorder()
+		r.RemoteAddr = "127.0.0.1:1000"
+		for _, f := range fields {
+			name, value, _ := strings.Cut(f, ": ")
+			r.Header.Set(name, value)
+		}
+		door.ServeHTTP(w, r)
+		want := 503
+		if path == "/authz/nginx" {
+			want = 403 // nginx takes no other refusal
+		}
+		if asked++; w.Code != want || !strings.Contains(w.Body.String(), "the lease has ended") {
+			t.Errorf("%s %s %q: got %d %s, want %d", method, path, fields, w.Code, w.Body, want)
+		}
+	}
+	routes := a.Server.o.Routes
+	for _, fields := range [][]string{nil, {"X-API-Key: " + key}, {"X-API-Key: klen_wrong"}} {
+		for _, row := range slices.Concat(routes.Keyed, routes.Free, routes.Open) {
+			ask(a.api, row.Method, fill(row.Path, "1"), fields...)
+		}
+		ask(a.api, "GET", "/up/1", fields...)
+		ask(a.api, "GET", "/authz/nginx", append(fields, "X-Original-Method: GET", "X-Original-URI: /up/1")...)
+		ask(a.api, "GET", "/authz/forward", append(fields, "X-Forwarded-Method: GET", "X-Forwarded-URI: /up/1")...)
+		ask(a.api, "GET", "/authz/envoy/up/1", fields...)
+	}
+	for _, row := range routes.Admin {
+		for _, door := range []http.Handler{a.admin, a.local} {
+			ask(door, row.Method, fill(row.Path, "1"))
+		}
+	}
+	if asked < 150 {
+		t.Errorf("asked %d times, want every route", asked)
+	}
+	for _, path := range []string{"/healthz", "/reference"} {
+		if w := askDoor(a.api, "GET", path, ""); w.Code != 200 {
+			t.Errorf("%s: got %d, want 200", path, w.Code)
+		}
+	}
+	if w := askDoor(a.api, "GET", "/readyz", ""); w.Code != 503 || !strings.Contains(w.Body.String(), "the lease has ended") {
+		t.Errorf("/readyz: got %d %s, want the reason", w.Code, w.Body)
 	}
 }
