@@ -47,6 +47,7 @@ func (k *ConfigCheck) Run() (warnings []string, err error) {
 	if c.Keys.PepperFile != "" {
 		key = "keys.pepper_file"
 	}
+	k.fail("cluster.endpoints", CheckCluster(c.Cluster))
 	k.fail(key, CheckPeppers(c.Server.Data, PeppersOf(c, k.Pepper)))
 	k.routes()
 	k.logins()

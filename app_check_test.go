@@ -46,6 +46,10 @@ func checkCases(t *testing.T, dir string) []checkCase {
 	route := func(path, upstream string) string {
 		return fmt.Sprintf("[[route]]\npath = %q\npermission = []\nmethods = [\"GETT\"]\nupstream = %q\n", path, upstream)
 	}
+	wantCluster := "this build of latchkey cannot be part of a cluster"
+	if clusters != nil {
+		wantCluster = "cluster.ca_file"
+	}
 	signOn := "[admin]\nbase_url = \"https://keys.example.com\"\n[admin.oidc]\nissuer = \"https://id.example.com\"\nclient_id = \"latchkey\"\ndefault_role = \"viewer\"\n"
 	return []checkCase{
 		{"nothing", "[log]\nlevel = \"warn\"\n", "", ""},
@@ -67,6 +71,7 @@ func checkCases(t *testing.T, dir string) []checkCase {
 		{"two secrets", signOn + fmt.Sprintf("client_secret_file = %q\nclient_secret = \"x\"\n", junk), "client_secret is set as well", ""},
 		{"single sign-on for everybody", signOn + fmt.Sprintf("client_secret_file = %q\n", junk), "", "everybody whom https://id.example.com lets in"},
 		{"no passwords and no other way in", "[admin]\npassword_login = false\n", "false would lock everybody out", ""},
+		{"a cluster without the authority of its etcd", fmt.Sprintf("[cluster]\nname = \"a\"\nendpoints = [\"https://127.0.0.1:1\"]\nca_file = %q\n", filepath.Join(dir, "none")), wantCluster, ""},
 		{"a route", route("/up/*rest", "http://127.0.0.1:3"), "", "did you mean GET?"},
 		{"a route of this service", route("/api/v1/agents", "http://127.0.0.1:3"), "belongs to the endpoint GET /api/v1/agents", ""},
 		{"a route for /authz alone", route("/api/v1/agents", ""), "", "GETT"},

@@ -38,12 +38,6 @@ type ClusterStore struct {
 // errUnreachable means that no etcd server can be reached at present.
 var errUnreachable = errors.New("no etcd server can be reached")
 
-// openCluster connects to the etcd of a configuration. The error says what to do; it is an errUnreachable if
-// that may be nothing but to wait.
-func openCluster(ctx context.Context, c ClusterConfig, log *slog.Logger) (clusterEngine, error) {
-	return dialCluster(ctx, c, log)
-}
-
 // clusterPart is the part of an App about the other nodes of a cluster: a *membership, or alone.
 type clusterPart interface {
 	shared() FolderSharing                      // FolderOptions.Shared
@@ -71,6 +65,7 @@ func (alone) close() error                         { return nil }
 // ClusterSupport is what the program can do with clusters.
 type ClusterSupport struct {
 	join   func(c Config, log *slog.Logger) (clusterPart, error)
+	check  func(c ClusterConfig) error                                          // checks the files that it names
 	Create func(ctx context.Context, o ClusterInitOptions) (ClusterInit, error) // see InitCluster
 	Nodes  func(ctx context.Context, c ClusterConfig) ([]cluster.Node, error)   // see ClusterAccess
 	Remove func(ctx context.Context, c ClusterConfig, name string) error        // see ClusterAccess
@@ -95,6 +90,17 @@ var clusters *ClusterSupport
 // errNoClusters is the error of a program without a client of etcd.
 var errNoClusters = errors.New("this build of latchkey cannot be part of a cluster, which needs a client of etcd: " +
 	"install latchkey-cluster of the same version, which has it and is the same otherwise, or build with 'go build -tags cluster'")
+
+// CheckCluster returns an error if the program cannot use the settings of a cluster. It connects to nothing.
+func CheckCluster(c ClusterConfig) error {
+	switch {
+	case !c.On():
+		return nil
+	case clusters == nil:
+		return errNoClusters
+	}
+	return clusters.check(c)
+}
 
 // joinCluster returns the clusterPart for a configuration.
 func joinCluster(c Config, log *slog.Logger) (clusterPart, error) {
@@ -137,7 +143,7 @@ func newMembership(c Config, log *slog.Logger) (clusterPart, error) {
 	open := func() (clusterEngine, ClusterStore, error) {
 		ctx, cancel := context.WithTimeout(m.ctx, firstDial)
 		defer cancel()
-		engine, err := openCluster(ctx, c.Cluster, log)
+		engine, err := dialCluster(ctx, c.Cluster, log)
 		if err != nil {
 			return nil, ClusterStore{}, err
 		}

@@ -13,7 +13,8 @@ import (
 
 func init() {
 	clusters = &ClusterSupport{
-		join: newMembership, Create: InitCluster,
+		join: newMembership, check: func(c ClusterConfig) error { return etcdOptions(c).Check() },
+		Create: InitCluster,
 		Nodes: func(ctx context.Context, c ClusterConfig) ([]cluster.Node, error) {
 			return ClusterAccess{Config: c}.Nodes(ctx)
 		},
@@ -23,11 +24,12 @@ func init() {
 	}
 }
 
-// dialCluster connects to the etcd servers of a configuration.
+// dialCluster connects to the etcd servers of a configuration. The error says what to do; it is an errUnreachable if
+// that may be nothing but to wait.
 func dialCluster(ctx context.Context, c ClusterConfig, log *slog.Logger) (clusterEngine, error) {
-	e, err := etcd.Open(ctx, etcd.Options{
-		Endpoints: c.Endpoints, CAFile: c.CAFile, CertFile: c.CertFile, KeyFile: c.KeyFile, Node: c.Name, Lease: c.Lease, Log: log,
-	})
+	o := etcdOptions(c)
+	o.Log = log
+	e, err := etcd.Open(ctx, o)
 	if errors.Is(err, etcd.ErrUnreachable) {
 		return nil, notNow{err}
 	}
@@ -35,6 +37,11 @@ func dialCluster(ctx context.Context, c ClusterConfig, log *slog.Logger) (cluste
 		return nil, err
 	}
 	return etcdEngine{e}, nil
+}
+
+// etcdOptions returns the options of the client of etcd.
+func etcdOptions(c ClusterConfig) etcd.Options {
+	return etcd.Options{Endpoints: c.Endpoints, CAFile: c.CAFile, CertFile: c.CertFile, KeyFile: c.KeyFile, Node: c.Name, Lease: c.Lease}
 }
 
 // notNow is an errUnreachable with the reason.

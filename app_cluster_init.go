@@ -21,7 +21,7 @@ var errNoCluster = errors.New("no cluster is configured: set cluster.name and cl
 // ClusterAccess is how the commands reach the etcd of a configuration. They are no nodes.
 type ClusterAccess struct {
 	Config ClusterConfig
-	// open connects to it; nil: as openCluster does.
+	// open connects to it; nil: as dialCluster does.
 	open func(context.Context, ClusterConfig, *slog.Logger) (clusterEngine, error)
 }
 
@@ -32,7 +32,7 @@ func (a ClusterAccess) connect(ctx context.Context, run func(clusterEngine) erro
 	}
 	open := a.open
 	if open == nil {
-		open = openCluster
+		open = dialCluster
 	}
 	dial, cancel := context.WithTimeout(ctx, firstDial)
 	defer cancel()

@@ -438,6 +438,9 @@ func TestCluster_Refused(t *testing.T) {
 	other := program.NewEtcdAuthority(t).Issue(program.IssueEtcd{})
 	fails(serve("b", "LATCHKEY_CLUSTER_ENDPOINTS=https://127.0.0.1:1"), "none of the etcd servers")
 	fails(serve("b", "LATCHKEY_CLUSTER_CA_FILE="+other.CA), "cluster.ca_file")
+	check := c.command("b", "config", "check")
+	check.Env = append(check.Env, "LATCHKEY_CLUSTER_CERT_FILE="+other.Cert) // not the certificate of the key
+	fails(check, "cluster.cert_file")
 	fails(serve("b", "LATCHKEY_CLUSTER_ENDPOINTS=http://192.0.2.1:2379"), "http:// only for this machine")
 	fails(serve("b", "LATCHKEY_CLUSTER_NAME="), "cluster.name")
 	fails(c.command("b", "cluster", "init"), "has a store already")

@@ -141,6 +141,15 @@ func (o *Options) connect(ctx, closing context.Context) (*clientv3.Client, error
 	return client, nil
 }
 
+// Check checks the settings and the files that they name, without a connection. The error says what to do.
+func (o Options) Check() error {
+	if err := o.checkEndpoints(); err != nil {
+		return err
+	}
+	_, err := o.security()
+	return err
+}
+
 // config returns the settings of a client for all endpoints. It checks the settings without a connection. Connections of the
 // client are looked after until ctx ends.
 func (o *Options) config(ctx context.Context) (clientv3.Config, error) {
