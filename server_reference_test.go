@@ -95,7 +95,7 @@ func (s *schemas) fits(at string, body any) error {
 	return schema.Validate(body)
 }
 
-// described gives what openapi.json says of a request, and where. It gives nil
+// described returns what openapi.json says of a request, and where. It returns nil
 // where it knows no such endpoint.
 func described(t testing.TB, method, path string) (found *openapi3.Operation, at string) {
 	t.Helper()

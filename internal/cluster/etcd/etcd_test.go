@@ -59,7 +59,7 @@ type node struct {
 	head    cluster.Head
 	number  string
 	sets    []string
-	gate    chan struct{} // if not nil: the view stands still until it is closed
+	gate    chan struct{} // if not nil: the view does not move until it is closed
 	ended   chan error    // how Follow and Keep have ended
 }
 

@@ -13,7 +13,7 @@ import (
 	"latchkey/tests/program"
 )
 
-// fill gives n records of a size to put, in two buckets.
+// fill calls put for n records of a size, in two buckets.
 func fill(n, size int) func(put func(cluster.Write) error) error {
 	return func(put func(cluster.Write) error) error {
 		value := []byte(strings.Repeat("v", size))

@@ -112,7 +112,7 @@ func TestEngine_Lease(t *testing.T) {
 	says("has not joined")
 }
 
-// TestEngine_Secure has changes be awaited while a node is cut off, its view stands still, or a server of etcd pauses. Once
+// TestEngine_Secure awaits changes while a node is cut off, while its view does not move, and while a server of etcd pauses. Once
 // Await has returned, no node answers requests from a state before the change.
 func TestEngine_Secure(t *testing.T) {
 	t.Parallel()
@@ -172,7 +172,7 @@ func TestEngine_Secure(t *testing.T) {
 		p.refuse(false)
 		all(t)
 	})
-	t.Run("view stands still", func(t *testing.T) {
+	t.Run("view does not move", func(t *testing.T) {
 		resume := b.pause()
 		defer resume()
 		change(t, 2)
