@@ -419,11 +419,17 @@ func TestDocs_Toml(t *testing.T) {
 	}
 	checked, dir := 0, t.TempDir()
 	overwrite(t, dir, "secret", "a secret")
-	places := strings.NewReplacer("/var/backups", dir, "/etc/latchkey/oidc-secret", filepath.Join(dir, "secret"))
+	client := program.NewEtcdAuthority(t).Issue(program.IssueEtcd{})
+	places := strings.NewReplacer("/var/backups", dir, "/etc/latchkey/oidc-secret", filepath.Join(dir, "secret"),
+		"/etc/latchkey/etcd-ca.crt", client.CA, "/etc/latchkey/etcd-10.0.0.1.crt", client.Cert, "/etc/latchkey/etcd-10.0.0.1.key", client.Key)
 	for _, page := range append(pages, "README.md") {
 		for _, m := range regexp.MustCompile("(?s)\n```toml\n(.*?)```").FindAllStringSubmatch(read(t, page), -1) {
 			overwrite(t, dir, "latchkey.toml", places.Replace(m[1]))
-			_, errs, exit := program.Run(t, "config", "check", "--config", filepath.Join(dir, "latchkey.toml"))
+			command := program.Command
+			if strings.Contains(m[1], "[cluster]") {
+				command = program.ClusterCommand
+			}
+			_, errs, exit := program.RunCommand(t, command(t, "config", "check", "--config", filepath.Join(dir, "latchkey.toml")))
 			if missing := strings.Contains(m[1], "/etc/latchkey/tls.crt") && strings.Contains(errs, "/etc/latchkey/tls.crt"); exit != 0 && !missing {
 				t.Errorf("%s: exit %d, %s in the block\n%s", page, exit, errs, m[1])
 			}
