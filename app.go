@@ -128,7 +128,7 @@ func OpenApp(o AppOptions) (*App, error) {
 	if err := a.wire(); err != nil {
 		return nil, errors.Join(err, store.Close(), node.close(), folder.Close())
 	}
-	if err := node.start(a.Store, a.Keyring); err != nil {
+	if err := node.start(a); err != nil {
 		return nil, errors.Join(err, store.Close(), node.close(), folder.Close())
 	}
 	if o.Demo {
@@ -159,7 +159,7 @@ func (a *App) connect() error {
 	c, store := a.config, a.Store
 	a.Limiter = NewLimiter(store, a.clock.Steady(a.clock.Now()))
 	if c.Cluster.On() {
-		a.Limiter.CountsAs(c.Cluster.Name)
+		a.Limiter.CountsAs(c.Cluster.Name, func() time.Time { return a.clock.Steady(a.clock.Now()) })
 	}
 	a.Limiter.Observed.LogTo(a.log)
 	a.storage = NewStorageWatch(store, a.diskSpace, a.log)

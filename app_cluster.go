@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"latchkey/internal/clock"
 	"latchkey/internal/cluster"
 )
 
@@ -40,21 +41,21 @@ var errUnreachable = errors.New("no etcd server can be reached")
 
 // clusterPart is the part of an App about the other nodes of a cluster: a *membership, or alone.
 type clusterPart interface {
-	shared() FolderSharing                      // FolderOptions.Shared
-	start(store *Store, keyring *Keyring) error // begins to renew the lease
-	serving() func() error                      // ServerOptions.Serving
-	awaitServing() error                        // waits until the records may be used
-	first() func() bool                         // SenderOptions.Turn
-	door(pages http.Handler) http.Handler       // shows browsers their own changes
-	lost() <-chan error                         // receives the reason why the node may no longer be part of the cluster
-	close() error                               // the store must be closed
+	shared() FolderSharing                // FolderOptions.Shared
+	start(a *App) error                   // begins to renew the lease
+	serving() func() error                // ServerOptions.Serving
+	awaitServing() error                  // waits until the records may be used
+	first() func() bool                   // SenderOptions.Turn
+	door(pages http.Handler) http.Handler // shows browsers their own changes
+	lost() <-chan error                   // receives the reason why the node may no longer be part of the cluster
+	close() error                         // the store must be closed
 }
 
 // alone is the clusterPart of a server that is in no cluster.
 type alone struct{}
 
 func (alone) shared() FolderSharing                { return nil }
-func (alone) start(*Store, *Keyring) error         { return nil }
+func (alone) start(*App) error                     { return nil }
 func (alone) serving() func() error                { return nil }
 func (alone) awaitServing() error                  { return nil }
 func (alone) first() func() bool                   { return nil }
@@ -204,10 +205,10 @@ func (m *membership) shared() FolderSharing {
 }
 
 // start begins to renew the lease. The keyring learns of the changes of other nodes from now on.
-func (m *membership) start(store *Store, keyring *Keyring) error {
-	m.store = store
-	m.keyring.Store(keyring)
-	if err := keyring.Forget(); err != nil { // what was read before
+func (m *membership) start(a *App) error {
+	m.store = a.Store
+	m.keyring.Store(a.Keyring)
+	if err := a.Keyring.Forget(); err != nil { // what was read before
 		return err
 	}
 	m.ended.Go(func() {
@@ -216,7 +217,7 @@ func (m *membership) start(store *Store, keyring *Keyring) error {
 		}
 		err := m.late.engine.Join(m.ctx, m.self)
 		if err == nil {
-			err = m.late.engine.Keep(m.ctx, store.Reach)
+			err = m.late.engine.Keep(m.ctx, &localNode{store: a.Store, clock: a.clock, limiter: a.Limiter})
 		}
 		if err != nil && m.ctx.Err() == nil {
 			m.failed <- fmt.Errorf("this node cannot be part of the cluster: %w", err)
@@ -224,6 +225,30 @@ func (m *membership) start(store *Store, keyring *Keyring) error {
 	})
 	return nil
 }
+
+// localNode is this node as a cluster.Local. The time of the cluster is the service time.
+type localNode struct {
+	store   *Store
+	clock   *clock.Clock
+	limiter *Limiter
+}
+
+// Reach implements cluster.Local.
+func (n *localNode) Reach(ctx context.Context, head cluster.Head) error {
+	return n.store.Reach(ctx, head)
+}
+
+// Time implements cluster.Local.
+func (n *localNode) Time() time.Time {
+	n.clock.Catch() // a suspension that has just ended
+	return n.clock.Steady(n.clock.Now())
+}
+
+// Shift implements cluster.Local.
+func (n *localNode) Shift(d time.Duration) { n.clock.Shift(d) }
+
+// Joined implements cluster.Local.
+func (n *localNode) Joined() { n.limiter.Begin(n.Time()) }
 
 // joinTime is how long a command waits until it may use the records of a cluster: another process of this node may
 // have crashed, whose lease must end first.

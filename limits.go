@@ -2,7 +2,7 @@
 // first, then limits_window.go (the arithmetic, without a clock), limits_counter.go (one window in
 // memory with its stored reserve) and limits_charge.go (charges of several limits that are made
 // together or not at all). limits_concurrent.go limits how many requests are in flight.
-// limits_throttle.go limits failed attempts by network. Nothing here depends on HTTP or on keys.
+// limits_shared.go lets the nodes of a cluster count together. limits_throttle.go limits failed attempts by network. Nothing here depends on HTTP or on keys.
 
 package main
 
@@ -12,6 +12,7 @@ import (
 	"hash/maphash"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -25,8 +26,8 @@ type Limiter struct {
 	Observed *dryRunCounts
 
 	store    *Store
-	start    time.Time // service time at which this run began
-	node     string    // what counterKey adds, see CountsAs
+	start    atomic.Int64  // service time, in Unix nanoseconds, at which this run began
+	shared   *nodeCounting // nil: a server alone
 	seed     maphash.Seed
 	shards   [64]shard
 	refusals refusalCounts // by limits on requests in flight
@@ -41,19 +42,21 @@ type shard struct {
 // NewLimiter returns a Limiter that stores its counts in store. start is the service time at which
 // this run of the program begins. All units of earlier runs were admitted before start.
 func NewLimiter(store *Store, start time.Time) *Limiter {
-	l := &Limiter{Observed: newDryRunCounts(store), store: store, start: start, seed: maphash.MakeSeed()}
+	l := &Limiter{Observed: newDryRunCounts(store), store: store, seed: maphash.MakeSeed()}
+	l.start.Store(start.UnixNano())
 	for i := range l.shards {
 		l.shards[i].counters = map[string]*counters{}
 	}
 	return l
 }
 
-// CountsAs makes the Limiter of a node of a cluster keep counts of its own beside those of other nodes. Call it
-// before any other method.
-func (l *Limiter) CountsAs(node string) { l.node = "\x00" + node }
-
 // counterKey is counterKey for the counts of this node.
-func (l *Limiter) counterKey(id, limit string) []byte { return counterKey(id, limit+l.node) }
+func (l *Limiter) counterKey(id, limit string) []byte {
+	if l.shared == nil {
+		return counterKey(id, limit)
+	}
+	return counterKey(id, limit+"\x00"+l.shared.node)
+}
 
 // Spend charges id one unit of each limit at the service time now. All limits must be short, see
 // Limit. It makes all charges or none. If a limit is used up, it returns ErrRateLimit with the time
@@ -118,7 +121,7 @@ func (l *Limiter) SpendBy(by CountedID, limits []Limit, now time.Time, list []Li
 			m.Unlock()
 			return list, nil
 		}
-		covered := l.await(uncovered.Counters, uncovered.Counter, now)
+		covered := l.await(uncovered.Counters, uncovered.Counter, b.needs(uncovered), now)
 		m.Unlock()
 		if err := <-covered; err != nil {
 			return list, ErrUnavailable
@@ -134,17 +137,17 @@ func (l *Limiter) spendOne(m *counters, limit *Limit, now time.Time, list []Limi
 	if err != nil {
 		return list, nil, err
 	}
-	if wait := g.Window.Wait(now, 1); wait > 0 {
+	if wait := g.Wait(now, 1); wait > 0 {
 		c := Charge{ID: m.ID, Limit: *limit, Cost: 1}
-		return append(list, limitStatusOf(&g.Window, *limit, now)), nil, c.Refused(wait)
+		return append(list, g.Status(*limit, now)), nil, c.Refused(wait)
 	}
 	if g.Left(now) < 1 {
-		return list, l.await(m, g, now), nil
+		return list, l.await(m, g, 1, now), nil
 	}
 	if _, low := g.Use(1, now); low {
 		l.renew(m, g, now)
 	}
-	return append(list, limitStatusOf(&g.Window, *limit, now)), nil, nil
+	return append(list, g.Status(*limit, now)), nil, nil
 }
 
 // SpendAll makes charges of several ids and limits, short or long (see Limit), at the service time
@@ -172,7 +175,7 @@ func (l *Limiter) SpendAll(charges []Charge, now time.Time, list []LimitStatus) 
 			l.unlock(b)
 			return list, denied.Charge.Refused(wait)
 		case uncovered != nil:
-			covered := l.await(uncovered.Counters, uncovered.Counter, now)
+			covered := l.await(uncovered.Counters, uncovered.Counter, b.needs(uncovered), now)
 			l.unlock(b)
 			if err := <-covered; err != nil {
 				return list, ErrUnavailable
@@ -209,7 +212,7 @@ var errDry = errors.New("reserve ran out")
 func (l *Limiter) spendDurable(charges []Charge, now time.Time) (list []LimitStatus, err error) {
 	// Check in a read transaction first, so that a refusal does not delay writes.
 	err = l.store.View(func(tx *Tx) error {
-		b, err := readDurables(tx, charges)
+		b, err := l.readDurables(tx, charges)
 		if denied, wait := b.Denied(now); err == nil && denied != nil {
 			err = denied.Charge.Refused(wait)
 		}
@@ -234,7 +237,7 @@ func (l *Limiter) spendDurable(charges []Charge, now time.Time) (list []LimitSta
 		case b.Uncovered(now) != nil:
 			return errDry
 		}
-		long, err := spendDurables(tx, charges, now)
+		long, err := l.spendDurables(tx, charges, now)
 		if err != nil {
 			if paid != nil {
 				paid.Refund()
@@ -260,7 +263,7 @@ func (l *Limiter) spendDurable(charges []Charge, now time.Time) (list []LimitSta
 // wait. After another error the caller must abandon the transaction. Even with an error it returns
 // the statuses of the long limits that are not in observe mode.
 func (l *Limiter) SpendIn(tx *Tx, charges []Charge, now time.Time) ([]LimitStatus, error) {
-	b, err := spendDurables(tx, charges, now)
+	b, err := l.spendDurables(tx, charges, now)
 	if err == nil {
 		tx.After(func() { l.note(b, now) })
 	}
@@ -366,6 +369,7 @@ func (l *Limiter) find(id string) *counters {
 // the counter from the store if it is not in memory. m must be locked. tx is the transaction in
 // which the caller runs, or nil.
 func (l *Limiter) counter(tx *Tx, m *counters, limit Limit) (*counter, error) {
+	limit = l.counted(limit)
 	if g := m.counter(limit); g != nil {
 		return g, nil
 	}
@@ -387,11 +391,14 @@ func (l *Limiter) counter(tx *Tx, m *counters, limit Limit) (*counter, error) {
 	return g, nil
 }
 
-// readCounter reads the counter of a limit of an id from the store.
+// readCounter reads the counter of a limit of an id from the store, see counted.
 func (l *Limiter) readCounter(tx *Tx, id string, limit Limit) (g *counter, err error) {
 	record, err := tx.Get("meters", l.counterKey(id, limit.Name))
 	if err == nil {
-		g, err = readGauge(record, limit, l.start)
+		g, err = readGauge(record, limit, time.Unix(0, l.start.Load()))
+	}
+	if err == nil && l.shared != nil {
+		g.others, err = l.readOthers(tx, id, limit, l.shared.now())
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read limit %s of %s: %w", limit.Name, id, err)
@@ -409,9 +416,10 @@ func (l *Limiter) commit(b *batch, now time.Time) {
 	}
 }
 
-// await requests a larger reserve. It returns a channel that receives nil once the reserve is
+// await requests a reserve of n units or more. It returns a channel that receives nil once the reserve is
 // stored, or the error of the store. m must be locked.
-func (l *Limiter) await(m *counters, g *counter, now time.Time) <-chan error {
+func (l *Limiter) await(m *counters, g *counter, n int, now time.Time) <-chan error {
+	g.want = max(g.want, n)
 	covered := make(chan error, 1)
 	g.Waiting = append(g.Waiting, covered)
 	l.renew(m, g, now)
@@ -425,13 +433,28 @@ func (l *Limiter) renew(m *counters, g *counter, now time.Time) {
 		return
 	}
 	g.Pending = true
+	if wait := g.question(now); wait > 0 {
+		time.AfterFunc(wait, func() { l.ask(m, g, now) })
+		return
+	}
+	l.ask(m, g, now)
+}
+
+// ask queues the write of a record with a larger reserve.
+func (l *Limiter) ask(m *counters, g *counter, now time.Time) {
 	l.store.QueueBy(Writer{Ahead: true}, func(tx *Tx) error {
 		m.Lock()
-		plan, record := g.Grow(now)
+		plan, record, err := l.grow(tx, m, g, now)
 		m.Unlock()
+		if err != nil {
+			return err
+		}
 		tx.After(func() {
 			m.Lock()
 			g.Grown(plan)
+			if plan.block > 0 {
+				l.returnLater(m, g)
+			}
 			m.Unlock()
 		})
 		return tx.Put("meters", l.counterKey(m.ID, g.Name), record)
@@ -456,6 +479,19 @@ func (l *Limiter) renew(m *counters, g *counter, now time.Time) {
 	})
 }
 
+// grow returns a plan for a larger reserve of a counter and the record to store for it, see counter.Grow. m must be locked.
+func (l *Limiter) grow(tx *Tx, m *counters, g *counter, now time.Time) (p plan, record []byte, err error) {
+	if l.shared != nil {
+		now = l.shared.now() // the other nodes may have reserved units since the request has begun
+		g.asked = now.UnixNano()
+		if g.others, err = l.readOthers(tx, m.ID, Limit{g.Name, g.Window.Max, time.Duration(g.Window.Span)}, now); err != nil {
+			return p, nil, err
+		}
+	}
+	p, record = g.Grow(now)
+	return p, record, nil
+}
+
 // Statuses returns the status at now of the limit of each charge, in the order of charges. It
 // charges nothing. Do not call it inside a transaction.
 func (l *Limiter) Statuses(charges []Charge, now time.Time) ([]LimitStatus, error) {
@@ -472,12 +508,22 @@ func (l *Limiter) Statuses(charges []Charge, now time.Time) ([]LimitStatus, erro
 			if err != nil {
 				return nil, err
 			}
-			list = append(list, limitStatusOf(&b.Items[0].Counter.Window, c.Limit, now))
+			g := b.Items[0].Counter
+			if l.shared != nil {
+				err = l.store.View(func(tx *Tx) (err error) {
+					g.others, err = l.readOthers(tx, c.ID, l.counted(c.Limit), now)
+					return err
+				})
+			}
+			list = append(list, g.Status(c.Limit, now))
 			l.unlock(b)
+			if err != nil {
+				return nil, err
+			}
 			continue
 		}
 		err := l.store.View(func(tx *Tx) error {
-			w, err := readDurable(tx, c.ID, c.Limit)
+			w, err := l.readDurable(tx, c.ID, c.Limit)
 			list = append(list, limitStatusOf(&w, c.Limit, now))
 			return err
 		})
@@ -500,12 +546,12 @@ func (l *Limiter) StoredStatuses(tx *Tx, charges []Charge, now time.Time) ([]Lim
 		case c.Limit.Concurrent(): // none are in flight
 		case c.Limit.Short():
 			var g *counter
-			if g, err = l.readCounter(tx, c.ID, c.Limit); err == nil {
-				s = limitStatusOf(&g.Window, c.Limit, now)
+			if g, err = l.readCounter(tx, c.ID, l.counted(c.Limit)); err == nil {
+				s = g.Status(c.Limit, now)
 			}
 		default:
 			var w Window
-			if w, err = readDurable(tx, c.ID, c.Limit); err == nil {
+			if w, err = l.readDurable(tx, c.ID, c.Limit); err == nil {
 				s = limitStatusOf(&w, c.Limit, now)
 			}
 		}
@@ -532,8 +578,8 @@ func (l *Limiter) UpdateStatuses(list []LimitStatus, charges []Charge, now time.
 		}
 		if c.Limit.Concurrent() {
 			list[i] = flightStatus(m.flight(c.Limit.Name), c.Limit)
-		} else if g := m.counter(c.Limit); g != nil {
-			list[i] = limitStatusOf(&g.Window, c.Limit, now)
+		} else if g := m.counter(l.counted(c.Limit)); g != nil {
+			list[i] = g.Status(c.Limit, now)
 		}
 		m.Unlock()
 	}
@@ -603,5 +649,5 @@ func (l *Limiter) Close() error {
 			return fmt.Errorf("store the limit counts: %w", err)
 		}
 	}
-	return l.Observed.Flush(l.start)
+	return l.Observed.Flush(time.Unix(0, l.start.Load()))
 }

@@ -87,12 +87,31 @@ func (b *batch) Denied(now time.Time) (denied *batchItem, wait time.Duration) {
 		if p.Over = false; p.Charge.Cost == 0 {
 			continue
 		}
-		w := p.Window.Wait(now, b.cost(i))
+		w := p.wait(now, b.cost(i))
 		if p.Over = w > 0 && p.Charge.Observe; !p.Over && w > wait {
 			denied, wait = p, w
 		}
 	}
 	return denied, wait
+}
+
+// wait returns how long after now the limit can admit n units. It returns 0 if it can now, or if the reserve of its counter must be
+// larger first.
+func (p *batchItem) wait(now time.Time, n int) time.Duration {
+	if p.Counter != nil {
+		return p.Counter.Wait(now, n)
+	}
+	return p.Window.Wait(now, n)
+}
+
+// needs returns how many units of its window the batch charges with the items up to p.
+func (b *batch) needs(p *batchItem) int {
+	for i := range b.Items {
+		if &b.Items[i] == p {
+			return b.cost(i)
+		}
+	}
+	return 0
 }
 
 // Uncovered returns the first item that is not covered by a stored reserve. It returns nil if all
@@ -132,15 +151,23 @@ func (b *batch) Refund() {
 func (b *batch) Statuses(now time.Time, list []LimitStatus) []LimitStatus {
 	for i := range b.Items {
 		if p := &b.Items[i]; !p.Charge.Observe {
-			list = append(list, limitStatusOf(p.Window, p.Charge.Limit, now))
+			list = append(list, p.status(now))
 		}
 	}
 	return list
 }
 
+// status returns the status at now of the limit of an item.
+func (p *batchItem) status(now time.Time) LimitStatus {
+	if p.Counter != nil {
+		return p.Counter.Status(p.Charge.Limit, now)
+	}
+	return limitStatusOf(p.Window, p.Charge.Limit, now)
+}
+
 // readDurables returns a batch of the charges of long limits, with their stored windows. If it
 // returns an error, the batch is incomplete.
-func readDurables(tx *Tx, charges []Charge) (*batch, error) {
+func (l *Limiter) readDurables(tx *Tx, charges []Charge) (*batch, error) {
 	b := &batch{}
 	for _, c := range charges {
 		if c.Limit.Short() {
@@ -153,7 +180,7 @@ func readDurables(tx *Tx, charges []Charge) (*batch, error) {
 			}
 		}
 		if p.Window == nil {
-			w, err := readDurable(tx, c.ID, c.Limit)
+			w, err := l.readDurable(tx, c.ID, c.Limit)
 			if err != nil {
 				return b, err
 			}
@@ -168,8 +195,8 @@ func readDurables(tx *Tx, charges []Charge) (*batch, error) {
 // batch, also with an error. If a limit does not admit its charge, it writes nothing and returns
 // ErrRateLimit with the time to wait. After any other error the caller must abandon the
 // transaction.
-func spendDurables(tx *Tx, charges []Charge, now time.Time) (*batch, error) {
-	b, err := readDurables(tx, charges)
+func (l *Limiter) spendDurables(tx *Tx, charges []Charge, now time.Time) (*batch, error) {
+	b, err := l.readDurables(tx, charges)
 	if err != nil {
 		return b, err
 	}

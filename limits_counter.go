@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/binary"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -43,6 +44,14 @@ type counter struct {
 	granted int   // value of reserve when the counter was last stored
 	expires int64 // service time, in Unix nanoseconds, until which the reserve may be used
 	stale   bool  // units were admitted or taken back since the record was stored
+
+	// Only in a cluster:
+	others  *othersUse // what the other nodes had when the counter was last stored; nil without a cluster
+	retry   int64      // service time until which requests are refused without asking for a larger reserve
+	want    int        // the most units that a request waits for
+	asked   int64      // service time of the last question
+	returns bool       // the next record has no reserve: it has ended
+	timed   bool       // returnLater waits for the end of the reserve
 }
 
 // maxBlock is the maximum number of units that one record adds to a reserve. It is large enough that
@@ -60,27 +69,41 @@ func readGauge(record []byte, limit Limit, start time.Time) (*counter, error) {
 	if record == nil {
 		return g, nil
 	}
-	reserve, k := binary.Uvarint(record)
-	if k <= 0 {
-		return nil, errWindow
-	}
-	expires, j := binary.Varint(record[k:])
-	if j <= 0 {
-		return nil, errWindow
-	}
-	w, _, err := readWindow(record[k+j:], limit.Max, limit.Window)
+	r, err := readReserve(record, limit)
 	if err != nil {
 		return nil, err
 	}
-	w.Add(time.Unix(0, min(expires, start.UnixNano())), int(reserve))
-	g.Window = w
+	r.window.Add(time.Unix(0, min(r.expires, start.UnixNano())), r.units)
+	g.Window = r.window
 	return g, nil
+}
+
+// reserved is a decoded record of a counter.
+type reserved struct {
+	units   int   // of the reserve
+	expires int64 // service time, in Unix nanoseconds, until which they may be used
+	window  Window
+}
+
+// readReserve decodes the record of a counter.
+func readReserve(record []byte, limit Limit) (r reserved, err error) {
+	units, k := binary.Uvarint(record)
+	if k <= 0 || units > math.MaxInt32 {
+		return r, errWindow
+	}
+	expires, j := binary.Varint(record[k:])
+	if j <= 0 {
+		return r, errWindow
+	}
+	w, _, err := readWindow(record[k+j:], limit.Max, limit.Window)
+	return reserved{int(units), expires, w}, err
 }
 
 // Fit adapts the window to the current Max and Window of its limit.
 func (g *counter) Fit(limit Limit) {
 	if !g.Window.Fits(limit.Max, limit.Window) {
 		g.Window = g.Window.Resize(limit.Max, limit.Window)
+		g.retry = 0 // there may be room again
 	}
 }
 
@@ -101,7 +124,44 @@ func (g *counter) Use(n int, now time.Time) (at int64, low bool) {
 	at = g.Window.Add(now, n)
 	g.reserve -= n
 	g.stale = true
-	return at, (g.reserve <= g.granted/2 || g.Window.Last > g.expires-g.Window.Span/2) && !g.Pending && g.Window.Wait(now, 1) == 0
+	low = (g.reserve <= g.granted/2 || g.Window.Last > g.expires-g.life()/2) && !g.Pending && g.Window.Wait(now, 1) == 0
+	return at, low && (g.others == nil || g.asksAhead(now))
+}
+
+// life returns for how long a reserve may be used.
+func (g *counter) life() int64 {
+	if g.others != nil {
+		return g.Window.Span / 4
+	}
+	return g.Window.Span
+}
+
+// Wait returns how long after now the limit can admit n units. It returns 0 if it can now, or if the reserve must be larger first.
+func (g *counter) Wait(now time.Time, n int) time.Duration {
+	wait := g.Window.Wait(now, n)
+	if g.others != nil && g.Left(now) < n {
+		wait = max(wait, g.refusal(now, n))
+	}
+	return wait
+}
+
+// Status returns the status at now of the limit.
+func (g *counter) Status(limit Limit, now time.Time) LimitStatus {
+	s := limitStatusOf(&g.Window, limit, now)
+	if g.others == nil {
+		return s
+	}
+	t := max(now.UnixNano(), g.Window.Last)
+	if used := g.others.Used(time.Unix(0, t)); used > 0 {
+		if next := time.Duration(g.others.marks[g.others.first].at + g.others.Span - t); s.Used == 0 || next < s.Next {
+			s.Next = next
+		}
+		s.Used += used
+	}
+	if s.Wait = 0; g.Left(now) < 1 {
+		s.Wait = max(g.Window.Wait(now, 1), g.waitWith(g.others, t, 1))
+	}
+	return s
 }
 
 // Refund takes back n units that Use has admitted. at is the time that Use returned. The units are
@@ -116,6 +176,11 @@ func (g *counter) Refund(n int, at int64) {
 func (g *counter) Grow(now time.Time) (p plan, record []byte) {
 	left := g.Left(now)
 	g.reserve = left
+	if g.others != nil {
+		p = sharedPlan(g, g.others, g.Window.Used(now)+left, g.Window.Last)
+		g.stale, g.want, g.returns = false, 0, false
+		return p, g.record(p.granted, p.expires)
+	}
 	// Add an eighth of the limit, but not more than is free, and at least one unit. With a larger
 	// reserve, more valid requests would be refused after a crash.
 	free := g.Window.Max - g.Window.Used(now) - left
@@ -132,12 +197,13 @@ type plan struct {
 	block   int   // units that it adds to the reserve
 	granted int   // the whole reserve in its record
 	expires int64 // service time, in Unix nanoseconds, until which the reserve may be used
+	retry   int64 // service time, in Unix nanoseconds, until which it is of no use to ask for more
 }
 
 // Grown lets the units of a plan's reserve be admitted. The record of the plan must be on disk.
 func (g *counter) Grown(p plan) {
 	g.reserve += p.block
-	g.granted, g.expires = p.granted, p.expires
+	g.granted, g.expires, g.retry = p.granted, p.expires, p.retry
 }
 
 // record returns the stored form of a counter: the reserve, the time until which the reserve may be

@@ -272,8 +272,9 @@ func limitStatusOf(w *Window, limit Limit, now time.Time) LimitStatus {
 }
 
 // readDurable returns the stored window of a long limit, or an empty window if none is stored.
-func readDurable(tx *Tx, id string, limit Limit) (Window, error) {
+func (l *Limiter) readDurable(tx *Tx, id string, limit Limit) (Window, error) {
 	value, err := tx.Get("quotas", counterKey(id, limit.Name))
+	limit = l.counted(limit)
 	if err != nil || value == nil {
 		return NewWindow(limit.Max, limit.Window), err
 	}

@@ -405,7 +405,7 @@ func (l *ledger) holdRecords(tx *Tx, at time.Time, report func(string, ...any)) 
 		report("%d calls, %d events and %d keys are stored, the webhook is told of %d", calls, events, keys, told)
 	}
 	for limit, stored := range map[string]int{CallsPerDay: calls, EventsPerDay: events} {
-		w, err := readDurable(tx, l.callerID, Limit{limit, 1_000_000, 24 * time.Hour})
+		w, err := new(Limiter).readDurable(tx, l.callerID, Limit{limit, 1_000_000, 24 * time.Hour})
 		if err != nil {
 			return err
 		}

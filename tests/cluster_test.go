@@ -186,7 +186,7 @@ func TestCluster_Nodes(t *testing.T) {
 		k := c.key(maker)
 		for _, name := range names {
 			if got := c.ask(name, k.Key, k.At); got != http.StatusOK {
-				t.Fatalf("a key of %s on %s: got %d, want 200; Latchkey-At %q", maker, name, got, k.At)
+				t.Fatalf("a key of %s on %s: got %d, want 200; Latchkey-At %q; %s", maker, name, got, k.At, c.nodes[name].Out.Tail())
 			}
 		}
 		who := fmt.Sprint("Mara", i)

@@ -23,7 +23,8 @@ type Clock struct {
 	base  time.Time    // service time at start
 	known bool         // base was computed from a stamp of the same boot of the machine
 	sleep atomic.Int64 // nanoseconds that the machine was suspended since start
-	least atomic.Int64 // nanoseconds from the service time to the lower bound of the wall time
+	shift atomic.Int64 // nanoseconds by which Shift has moved the service time
+	least atomic.Int64 // nanoseconds from elapsed to the lower bound of the wall time
 
 	mu    sync.Mutex    // guards gap and since, which settle writes
 	gap   time.Duration // wall clock minus its lower bound; 0 if they differ by less than a minute
@@ -111,8 +112,17 @@ func (c *Clock) Now() time.Time { return c.wall() }
 
 // Steady returns the service time at now. now must be a result of Now.
 func (c *Clock) Steady(now time.Time) time.Time {
+	return c.elapsed(now).Add(time.Duration(c.shift.Load()))
+}
+
+// elapsed is Steady without what Shift has added.
+func (c *Clock) elapsed(now time.Time) time.Time {
 	return c.base.Add(now.Sub(c.start.Wall) + time.Duration(c.sleep.Load()))
 }
+
+// Shift moves the service time by d, which may be negative: the nodes of a cluster have one service time. The
+// lower bound of the wall time stays as it is.
+func (c *Clock) Shift(d time.Duration) { c.shift.Add(int64(d)) }
 
 // Latest returns the later of now and the lower bound of the wall time at now. now must be a result
 // of Now. Use it to check whether something has expired: then nothing becomes valid again if the
@@ -144,7 +154,7 @@ func (c *Clock) Behind(now time.Time) time.Duration {
 // time. Besides, only settle changes it, so that it does not stay years ahead if the program was
 // once started with a wrong wall clock.
 func (c *Clock) leastAt(now time.Time) time.Time {
-	return c.Steady(now).Add(time.Duration(c.least.Load()))
+	return c.elapsed(now).Add(time.Duration(c.least.Load()))
 }
 
 // Catch adds the time for which the machine was suspended to the service time, because Go's
@@ -153,13 +163,26 @@ func (c *Clock) leastAt(now time.Time) time.Time {
 // too strict, but never too generous.
 func (c *Clock) Catch() {
 	now := c.read()
-	if now.BootID != "" {
-		missed := now.Boot - c.start.Boot - now.Wall.Sub(c.start.Wall)
-		if missed > time.Duration(c.sleep.Load())+time.Second/2 {
+	if missed := c.missed(now); missed > time.Duration(c.sleep.Load())+suspended {
+		for range 2 { // the goroutine may have been interrupted between the readings of the two clocks
+			missed = min(missed, c.missed(c.read()))
+		}
+		if missed > time.Duration(c.sleep.Load())+suspended {
 			c.sleep.Store(int64(missed))
 		}
 	}
 	c.settle(now.Wall)
+}
+
+// suspended is the shortest suspension that Catch adds to the service time.
+const suspended = 10 * time.Millisecond
+
+// missed returns for how long the machine was suspended since start, according to a reading.
+func (c *Clock) missed(now Reading) time.Duration {
+	if now.BootID == "" {
+		return 0
+	}
+	return now.Boot - c.start.Boot - now.Wall.Sub(c.start.Wall)
 }
 
 const (
@@ -176,7 +199,7 @@ func (c *Clock) settle(wall time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	gap := wall.Round(0).Sub(c.leastAt(wall))
-	switch service := c.Steady(wall); {
+	switch service := c.elapsed(wall); {
 	case gap.Abs() < steady:
 		c.gap, c.since = 0, service
 	case (gap - c.gap).Abs() >= steady:

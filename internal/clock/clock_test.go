@@ -59,6 +59,29 @@ func TestClock_Suspend(t *testing.T) {
 	}
 }
 
+// TestClock_Shift moves the service time, which changes neither the wall time nor its lower bound.
+func TestClock_Shift(t *testing.T) {
+	clocks := &fakeClocks{Reading{Wall: epoch, Boot: time.Hour, BootID: "one"}}
+	c := NewClockFrom(clocks.read)
+	for _, d := range []time.Duration{time.Hour, -3 * time.Hour} {
+		before := c.Steady(c.Now())
+		c.Shift(d)
+		if got := c.Steady(c.Now()).Sub(before); got != d {
+			t.Errorf("after a shift by %s the service time has moved by %s", d, got)
+		}
+		if late, early := c.Latest(c.Now()), c.Earliest(c.Now()); !late.Equal(epoch) || !early.Equal(epoch) || c.Behind(c.Now()) != 0 {
+			t.Errorf("after a shift by %s the wall time is between %s and %s", d, early, late)
+		}
+	}
+	next := NewClockFrom(clocks.read)
+	if err := next.Resume(c.Stamp()); err != nil {
+		t.Fatal(err)
+	}
+	if got := next.Steady(next.Now()).Sub(epoch); got != -2*time.Hour {
+		t.Errorf("a later run goes on at %s, want -2h", got)
+	}
+}
+
 func TestReadClocks(t *testing.T) {
 	c := NewClock()
 	one := c.Steady(c.Now())

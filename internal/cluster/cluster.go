@@ -100,6 +100,25 @@ type Acknowledger interface {
 	Await(ctx context.Context, head Head) (Effect, error)
 }
 
+// MaxTimeError is how far the times of two nodes that answer requests can be apart, see Local.
+const MaxTimeError = 200 * time.Millisecond
+
+// Local is what Members need of the node itself. Its methods are safe for concurrent use, and return quickly but for Reach.
+//
+// The nodes have one time, which has nothing to do with wall clocks: it goes on with the clocks that
+// also run while a machine is suspended. A node that joins takes the time from the nodes that run. If none runs, the
+// time goes on with the node's own.
+type Local interface {
+	// Reach waits until the view has reached a Head.
+	Reach(ctx context.Context, head Head) error
+	// Time returns the time of the cluster as this node has it.
+	Time() time.Time
+	// Shift moves it.
+	Shift(d time.Duration)
+	// Joined is called before the node may answer requests, each time that it has taken over the time.
+	Joined()
+}
+
 // Members is about the nodes that run now. Its methods are safe for concurrent use.
 //
 // A node may answer requests while it has a lease. It renews the lease only once its view has
@@ -110,9 +129,9 @@ type Members interface {
 	// process has registered the name, after it has waited for the end of the lease of an earlier run, or
 	// if the node was removed from the cluster.
 	Join(ctx context.Context, self Node) error
-	// Keep renews the lease until ctx ends. reached waits until the view has reached a Head. If the
+	// Keep renews the lease until ctx ends, and keeps the time of the node with those of the others. If the
 	// lease has ended, Keep joins again. It returns an error if the node may no longer be part of the cluster.
-	Keep(ctx context.Context, reached func(context.Context, Head) error) error
+	Keep(ctx context.Context, local Local) error
 	// Serving returns nil while the node may answer requests, and otherwise an error that says why not. It is fast and allocates nothing
 	// while the node may answer.
 	Serving() error

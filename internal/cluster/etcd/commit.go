@@ -20,7 +20,8 @@ type header struct {
 	Node   string `json:"node"` // "" for the records with which the store was created
 	Nonce  uint64 `json:"nonce"`
 	Secure bool   `json:"secure,omitempty"`
-	Pen    string `json:"pen,omitempty"` // node whose turn it is to commit; "" if none waits
+	Pen    string `json:"pen,omitempty"`  // node whose turn it is to commit; "" if none waits
+	Time   int64  `json:"time,omitempty"` // of the cluster, in Unix nanoseconds, as the node had it
 }
 
 // Commit adds a Set, see cluster.Engine. Commits of one engine run one after the other.
@@ -69,7 +70,7 @@ type change struct {
 // change returns the transaction that adds a Set after base.
 func (e *Engine) change(base cluster.Head, set *cluster.Set) (*change, error) {
 	c := &change{nonce: strconv.FormatUint(set.Nonce, 10), pen: e.state.waiting(), wanted: e.wanted.Load()}
-	head, err := json.Marshal(header{Node: set.Node, Nonce: set.Nonce, Secure: set.Secure, Pen: c.pen})
+	head, err := json.Marshal(header{Node: set.Node, Nonce: set.Nonce, Secure: set.Secure, Pen: c.pen, Time: e.state.time.now()})
 	if err != nil {
 		return nil, err
 	}

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -61,7 +62,38 @@ type node struct {
 	sets    []string
 	gate    chan struct{} // if not nil: the view does not move until it is closed
 	ended   chan error    // how Follow and Keep have ended
+	testTime
 }
+
+// testTime is the time of a node, without the methods of cluster.Local that are about its view.
+type testTime struct {
+	shift  atomic.Int64 // nanoseconds from the wall time
+	joined atomic.Int64 // how often it has become that of the cluster
+}
+
+// Time implements cluster.Local.
+func (o *testTime) Time() time.Time { return time.Now().Add(time.Duration(o.shift.Load())) }
+
+// Shift implements cluster.Local.
+func (o *testTime) Shift(d time.Duration) { o.shift.Add(int64(d)) }
+
+// Joined implements cluster.Local.
+func (o *testTime) Joined() { o.joined.Add(1) }
+
+// anyHead is a node whose view has all changes.
+type anyHead struct{ testTime }
+
+// Reach implements cluster.Local.
+func (*anyHead) Reach(context.Context, cluster.Head) error { return nil }
+
+// reaching is a node with a function that waits for a head.
+type reaching struct {
+	testTime
+	reach func(context.Context, cluster.Head) error
+}
+
+// Reach implements cluster.Local.
+func (r *reaching) Reach(ctx context.Context, head cluster.Head) error { return r.reach(ctx, head) }
 
 // start starts a node. It is a member once start returns, and ends with ctx, which the caller ends before the test.
 func start(ctx context.Context, t testing.TB, o Options, store string) *node {
@@ -98,7 +130,7 @@ func (n *node) keep(ctx context.Context) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		n.ended <- n.e.Keep(ctx, n.reached)
+		n.ended <- n.e.Keep(ctx, n)
 	}()
 	n.t.Cleanup(func() {
 		cancel()
@@ -153,6 +185,9 @@ func (n *node) apply(head cluster.Head, set *cluster.Set) error {
 	}
 	return nil
 }
+
+// Reach implements cluster.Local.
+func (n *node) Reach(ctx context.Context, head cluster.Head) error { return n.reached(ctx, head) }
 
 // reached waits until the view has reached a head.
 func (n *node) reached(ctx context.Context, head cluster.Head) error {

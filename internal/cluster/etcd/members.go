@@ -42,8 +42,7 @@ type self struct {
 	acking sync.Mutex             // is held while acknowledgements are written, so that an older one does not follow a newer one
 
 	mu     sync.Mutex
-	node   cluster.Node
-	value  string       // its registration
+	node   registration
 	reason error        // why the node does not answer requests once the lease has ended
 	failed time.Time    // since when etcd cannot be reached; zero if it can
 	acked  cluster.Head // the last Head that etcd has
@@ -57,7 +56,7 @@ func (s *self) registered() int64 { return s.since.Load() }
 func (s *self) registration() cluster.Node {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.node
+	return s.node.Node
 }
 
 // stop ends the permission to answer requests.
@@ -94,19 +93,16 @@ func (e *Engine) step() time.Duration { return min(attemptTime, e.lease()/6) }
 func (e *Engine) Join(ctx context.Context, node cluster.Node) error {
 	run := rand.Text()
 	node.Name, node.Running = e.options.Node, true
-	value, err := json.Marshal(registration{Node: node, Lease: e.lease(), Run: run})
-	if err != nil {
-		return err
-	}
 	e.self.mu.Lock()
-	e.self.node, e.self.value, e.self.acked = node, string(value), 0
+	e.self.node, e.self.acked = registration{Node: node, Lease: e.lease(), Run: run}, 0
 	e.self.mu.Unlock()
 	e.self.permit.Store(nil) // Keep sets it, after it has looked
+	e.state.forgetTime(run)
 	ctx, cancel := e.until(ctx)
 	defer cancel()
 	var other occupant
 	for {
-		since, kv, err := e.register(ctx, run, string(value))
+		since, kv, err := e.register(ctx, run)
 		if err != nil {
 			return err
 		}
@@ -132,10 +128,14 @@ func (e *Engine) Join(ctx context.Context, node cluster.Node) error {
 }
 
 // register creates the registration unless another process has one. It returns its revision, or 0 and the other one.
-func (e *Engine) register(ctx context.Context, run, value string) (since int64, other *mvccpb.KeyValue, err error) {
+func (e *Engine) register(ctx context.Context, run string) (since int64, other *mvccpb.KeyValue, err error) {
 	name := e.options.Node
 	err = e.retry(ctx, attemptTime, func(ctx context.Context) error {
 		since, other = 0, nil
+		value, _, err := e.registrationNow()
+		if err != nil {
+			return final("%w", err)
+		}
 		r, err := e.client.Txn(ctx).If(e.isRegistered(0), e.notRemoved()).
 			Then(clientv3.OpPut(e.key("node/", name), value), clientv3.OpPut(e.key("known/", name), value)).
 			Else(clientv3.OpGet(e.key("node/", name)), clientv3.OpGet(e.key("removed/", name))).Commit()
@@ -156,6 +156,17 @@ func (e *Engine) register(ctx context.Context, run, value string) (since int64, 
 		return nil
 	})
 	return since, other, err
+}
+
+// registrationNow returns the registration of this node as it is to be sent now, and whether it has the time of the cluster.
+func (e *Engine) registrationNow() (value string, timed bool, err error) {
+	note := e.state.noteTime()
+	e.self.mu.Lock()
+	r := e.self.node
+	e.self.mu.Unlock()
+	r.timeNote = note
+	b, err := json.Marshal(r)
+	return string(b), note.Time != 0, err
 }
 
 // occupant is the registration of another process with the name of this node.
@@ -179,12 +190,12 @@ func (o *occupant) observe(kv *mvccpb.KeyValue, boot time.Duration) (ended bool,
 }
 
 // Keep renews the lease, see cluster.Members.
-func (e *Engine) Keep(ctx context.Context, reached func(context.Context, cluster.Head) error) error {
+func (e *Engine) Keep(ctx context.Context, local cluster.Local) error {
 	ctx, cancel := e.until(ctx)
 	defer cancel()
 	for {
 		began := e.options.Boot()
-		err := e.renew(ctx, reached)
+		err := e.renew(ctx, local)
 		switch {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
@@ -195,6 +206,9 @@ func (e *Engine) Keep(ctx context.Context, reached func(context.Context, cluster
 			if err := e.Join(ctx, e.self.registration()); err != nil {
 				return err
 			}
+			continue
+		case errors.Is(err, errNoTime):
+			e.log.Debug("asking for the time again", "reason", err.Error())
 			continue
 		case err != nil:
 			e.log.Debug("the lease was not renewed", "reason", err.Error())
@@ -226,6 +240,8 @@ func (e *Engine) rest(ctx context.Context, d time.Duration) error {
 			if p := e.self.permit.Load(); p != nil && !p.holds(e.options.Boot) {
 				return nil
 			}
+		case <-e.state.asked:
+			return nil
 		case <-changed:
 		case <-ctx.Done():
 			return context.Cause(ctx)
@@ -233,8 +249,9 @@ func (e *Engine) rest(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// renew renews the lease once the view has reached the current Head.
-func (e *Engine) renew(ctx context.Context, reached func(context.Context, cluster.Head) error) error {
+// renew renews the lease once the view has reached the current Head and this node has the time of the cluster.
+func (e *Engine) renew(ctx context.Context, local cluster.Local) error {
+	e.state.time.local.Store(&local)
 	since := e.self.registered()
 	if since == 0 {
 		return errEvicted
@@ -246,20 +263,22 @@ func (e *Engine) renew(ctx context.Context, reached func(context.Context, cluste
 		return e.lost(err)
 	}
 	e.self.because(fmt.Errorf("this node does not have the change %d of the cluster yet", head))
-	if err := reached(ctx, head); err != nil {
+	if err := local.Reach(ctx, head); err != nil {
 		return err
 	}
 	e.self.because(errEnded)
-	e.self.acking.Lock()
-	defer e.self.acking.Unlock()
-	renew, done := context.WithTimeout(ctx, e.lease()/2)
-	defer done()
-	var sent time.Duration
-	var at time.Time
-	err = e.retry(renew, e.step(), func(ctx context.Context) error {
-		at, sent = e.readTime(), e.options.Boot()
-		return e.extend(ctx, since, head)
-	})
+	if !e.state.time.settled.Load() {
+		e.state.settleTime() // the nodes may have answered the question of the registration
+	}
+	renewal, err := e.send(ctx, since, head)
+	if err == nil && !renewal.timed {
+		e.self.because(errNoTime)
+		if err := e.awaitTime(ctx); err != nil {
+			return err
+		}
+		e.self.because(errEnded)
+		renewal, err = e.send(ctx, since, head)
+	}
 	switch {
 	case errors.Is(err, ErrRemoved):
 		e.self.stop(ErrRemoved)
@@ -273,8 +292,31 @@ func (e *Engine) renew(ctx context.Context, reached func(context.Context, cluste
 	e.self.mu.Lock()
 	e.self.failed = time.Time{}
 	e.self.mu.Unlock()
-	e.self.permit.Store(newPermit(sent, at, e.lease()))
+	if renewal.timed {
+		e.self.permit.Store(newPermit(renewal.sent, renewal.at, e.lease()))
+	}
 	return nil
+}
+
+// renewal is a renewal that etcd has confirmed.
+type renewal struct {
+	sent  time.Duration // boot time before it was sent
+	at    time.Time     // the same by the other clocks
+	timed bool          // it had the time of the cluster
+}
+
+// send sends the renewal of the lease, with the acknowledgement of a Head, until etcd confirms or refuses it.
+func (e *Engine) send(ctx context.Context, since int64, head cluster.Head) (r renewal, err error) {
+	e.self.acking.Lock()
+	defer e.self.acking.Unlock()
+	ctx, done := context.WithTimeout(ctx, e.lease()/2)
+	defer done()
+	err = e.retry(ctx, e.step(), func(ctx context.Context) error {
+		r.at, r.sent = e.readTime(), e.options.Boot()
+		r.timed, err = e.extend(ctx, since, head)
+		return err
+	})
+	return r, err
 }
 
 // readTime returns the time for a permit. It is zero if the boot clock is not the machine's.
@@ -296,10 +338,15 @@ func (e *Engine) lost(err error) error {
 	return err
 }
 
-// extend sends the renewal of the lease, with the acknowledgement of a Head. The caller holds acking.
-func (e *Engine) extend(ctx context.Context, since int64, head cluster.Head) error {
+// extend sends the renewal of the lease once, with the acknowledgement of a Head. It returns whether the renewal had the time of the
+// cluster. The caller holds acking.
+func (e *Engine) extend(ctx context.Context, since int64, head cluster.Head) (timed bool, err error) {
+	value, timed, err := e.registrationNow()
+	if err != nil {
+		return false, final("%w", err)
+	}
 	e.self.mu.Lock()
-	value, acked := e.self.value, max(head, e.self.acked)
+	acked := max(head, e.self.acked)
 	then := []clientv3.Op{clientv3.OpPut(e.key("node/", e.options.Node), value)}
 	if acked > e.self.acked {
 		then = append(then, e.acknowledgement(acked))
@@ -308,17 +355,17 @@ func (e *Engine) extend(ctx context.Context, since int64, head cluster.Head) err
 	r, err := e.client.Txn(ctx).If(e.isRegistered(since), e.notRemoved()).Then(then...).Else(clientv3.OpGet(e.key("removed/", e.options.Node))).Commit()
 	switch {
 	case err != nil:
-		return err
+		return false, err
 	case r.Succeeded:
 		e.self.mu.Lock()
 		e.self.acked = acked
 		e.self.mu.Unlock()
 		e.compact(r.Header.Revision)
-		return nil
+		return timed, nil
 	case len(r.Responses[0].GetResponseRange().Kvs) > 0:
-		return finalError{ErrRemoved}
+		return false, finalError{ErrRemoved}
 	default:
-		return finalError{errEvicted}
+		return false, finalError{errEvicted}
 	}
 }
 

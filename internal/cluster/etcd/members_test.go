@@ -12,9 +12,6 @@ import (
 	"latchkey/tests/program"
 )
 
-// anyHead is a view that has all changes.
-func anyHead(context.Context, cluster.Head) error { return nil }
-
 // TestEngine_Lease renews a lease under a clock that the test sets: the node may answer for five sixths of the lease, and once it is over,
 // another node goes on without it.
 func TestEngine_Lease(t *testing.T) {
@@ -44,19 +41,19 @@ func TestEngine_Lease(t *testing.T) {
 		t.Fatal(err)
 	}
 	behind, stop := context.WithCancel(ctx)
-	err = a.renew(behind, func(ctx context.Context, got cluster.Head) error {
+	err = a.renew(behind, &reaching{reach: func(ctx context.Context, got cluster.Head) error {
 		if got != head {
 			t.Errorf("got the head %d, want %d", got, head)
 		}
 		says("does not have the change")
 		stop()
 		return ctx.Err()
-	})
+	}})
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v, want that the lease is not renewed", err)
 	}
 	says("does not have the change")
-	if err := a.renew(ctx, func(context.Context, cluster.Head) error { clock.Add(int64(time.Minute)); return nil }); err != nil {
+	if err := a.renew(ctx, &reaching{reach: func(context.Context, cluster.Head) error { clock.Add(int64(time.Minute)); return nil }}); err != nil {
 		t.Fatal(err)
 	}
 	says("")
@@ -64,7 +61,7 @@ func TestEngine_Lease(t *testing.T) {
 	says("")
 	clock.Add(1)
 	says("the lease of this node has ended")
-	if err := a.renew(ctx, anyHead); err != nil {
+	if err := a.renew(ctx, &anyHead{}); err != nil {
 		t.Fatal(err)
 	}
 	says("")
@@ -93,7 +90,7 @@ func TestEngine_Lease(t *testing.T) {
 	if effect, err = b.Await(ctx, next); err != nil || effect.Of != 0 {
 		t.Errorf("got %+v, %v after the end of the lease; want no node", effect, err)
 	}
-	if err := a.renew(ctx, anyHead); !errors.Is(err, errEvicted) {
+	if err := a.renew(ctx, &anyHead{}); !errors.Is(err, errEvicted) {
 		t.Errorf("got %v, want that the node has to join again", err)
 	}
 	says("go on without it")
@@ -238,7 +235,7 @@ func TestEngine_Names(t *testing.T) {
 	if took := time.Since(began); took < time.Second {
 		t.Errorf("the second run of a node has joined after %s, want it to wait for the end of the lease", took)
 	}
-	if err := crashed.renew(ctx, anyHead); !errors.Is(err, errEvicted) {
+	if err := crashed.renew(ctx, &anyHead{}); !errors.Is(err, errEvicted) {
 		t.Errorf("got %v from the first run, want that it has lost its lease", err)
 	}
 	names("a+ b ") // again renews no lease either

@@ -6,10 +6,11 @@ import "time"
 //
 // Only CLOCK_BOOTTIME counts the time in which the machine was suspended. But Go reads it by a system call, which takes
 // from 0.1 to 5 microseconds, the longest in virtual machines; each request would pay that. Package time reads the monotonic clock and the
-// wall clock without one. The wall clock goes on during a suspension as well, so the two differ afterwards. What hides a suspension from them is
-// only a wall clock that is set back. Then the boot clock is asked. So a node could answer too long only if the wall clock is set
-// back, within one lease, by just the time that the machine was suspended.
+// wall clock without one. The wall clock goes on during a suspension as well, so the two differ afterwards. If they differ, the boot
+// clock is asked. So a node could answer too long only if the wall clock is set back, within one lease, by just the time that
+// the machine was suspended. After a suspension, however short, a renewal is needed also because the service time must be corrected.
 type permit struct {
+	sent  time.Duration // boot time before it was asked for
 	ends  time.Duration // boot time
 	since time.Time     // when it was asked for; zero: only the boot clock is used
 	lasts time.Duration // from since
@@ -18,7 +19,7 @@ type permit struct {
 
 // newPermit returns the permit for a lease that was asked for at a boot time, and at since, which was read before.
 func newPermit(sent time.Duration, since time.Time, lease time.Duration) *permit {
-	p := &permit{ends: sent + lease - lease/6, since: since, slack: lease / 60}
+	p := &permit{sent: sent, ends: sent + lease - lease/6, since: since, slack: lease / 60}
 	p.lasts = lease - lease/6 - p.slack
 	return p
 }
@@ -37,5 +38,14 @@ func (p *permit) holdsAfter(monotonic, wall time.Duration, boot func() time.Dura
 	if max(monotonic, wall) >= p.lasts {
 		return false
 	}
-	return wall >= monotonic-p.slack || boot() < p.ends
+	switch {
+	case wall < monotonic-p.slack:
+		return boot() < p.ends
+	case wall > monotonic+suspended:
+		return boot()-p.sent <= monotonic+suspended
+	}
+	return true
 }
+
+// suspended is the shortest suspension of the machine that is noticed.
+const suspended = 20 * time.Millisecond

@@ -18,7 +18,9 @@ func TestPermit(t *testing.T) {
 		{"near the end", 4899 * time.Millisecond, 4899 * time.Millisecond, 4899 * time.Millisecond, true},
 		{"at the end", 4900 * time.Millisecond, 4900 * time.Millisecond, 4900 * time.Millisecond, false},
 		{"suspended", time.Second, time.Minute, time.Minute, false},
-		{"wall clock set forward", time.Second, time.Hour, time.Second, false}, // until the next renewal; the machine may have been paused
+		{"wall clock set forward", time.Second, time.Hour, time.Second, false},                      // until the next renewal; the machine may have been paused
+		{"suspended for less than the lease", time.Second, 2 * time.Second, 2 * time.Second, false}, // until the service time is corrected
+		{"wall clock set forward a little", time.Second, 2 * time.Second, time.Second, true},
 		{"wall clock set back", time.Second, -time.Hour, time.Second, true},
 		{"suspended, and wall clock set back", time.Second, -time.Hour, time.Minute, false},
 		{"wall clock set back a little", time.Second, 950 * time.Millisecond, time.Second, true},

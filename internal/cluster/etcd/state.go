@@ -19,6 +19,7 @@ type registration struct {
 	cluster.Node
 	Lease time.Duration `json:"lease_ns"`
 	Run   string        `json:"run"` // random; each start of a node has its own
+	timeNote
 }
 
 // maxLease is the longest lease that a node can have.
@@ -41,6 +42,7 @@ type member struct {
 	renewed time.Duration // boot time at which this engine has observed that renewal
 	alive   bool          // a renewal was observed when it happened
 	acked   cluster.Head
+	sample  *sample // its time, or nil if it is not known well enough; only while this node joins
 }
 
 // ends returns the boot time from which the member no longer answers requests, unless it has renewed its lease.
@@ -68,11 +70,13 @@ type state struct {
 	pen      string // node whose turn it is after head
 	penSince time.Time
 	expected int64 // a revision of these keys that etcd is known to have
+	time     ownTime
+	asked    chan struct{} // gets a value if another node asks for the time
 }
 
 // start prepares the state.
 func (s *state) start(name string, boot func() time.Duration) {
-	s.name, s.boot, s.changed = name, boot, make(chan struct{})
+	s.name, s.boot, s.changed, s.asked = name, boot, make(chan struct{}), make(chan struct{}, 1)
 	s.members, s.acks, s.wants = map[string]*member{}, map[string]cluster.Head{}, map[string]*want{}
 }
 
@@ -138,6 +142,7 @@ func (s *state) put(rest string, kv *mvccpb.KeyValue, live bool) {
 			m.registration = registrationOf(kv.Value)
 			m.alive = live || m.mod > 0
 			m.mod, m.renewed = kv.ModRevision, s.boot()
+			s.learnTime(name, m)
 		}
 	case "ack":
 		head, _ := strconv.ParseInt(string(kv.Value), 10, 64)
@@ -185,6 +190,7 @@ func (s *state) apply(revision int64, events []event, head *header) {
 		s.at = revision
 	}
 	if head != nil && cluster.Head(revision) > s.head {
+		s.time.follow(head.Time)
 		s.advance(cluster.Head(revision), head.Node, head.Pen)
 	}
 	s.notify()
