@@ -397,13 +397,14 @@ func (l *Limiter) readCounter(tx *Tx, id string, limit Limit) (g *counter, err e
 	if err == nil {
 		g, err = readGauge(record, limit, time.Unix(0, l.start.Load()))
 	}
-	if err == nil && l.shared != nil {
-		g.others, err = l.readOthers(tx, id, limit, l.shared.now())
-	}
 	if err != nil {
 		return nil, fmt.Errorf("read limit %s of %s: %w", limit.Name, id, err)
 	}
-	return g, nil
+	if l.shared != nil {
+		g.shared = &sharedCount{}
+		err = l.learn(tx, id, g, limit)
+	}
+	return g, err
 }
 
 // commit makes the charges of a batch, and requests a larger reserve for each counter whose reserve
@@ -419,7 +420,9 @@ func (l *Limiter) commit(b *batch, now time.Time) {
 // await requests a reserve of n units or more. It returns a channel that receives nil once the reserve is
 // stored, or the error of the store. m must be locked.
 func (l *Limiter) await(m *counters, g *counter, n int, now time.Time) <-chan error {
-	g.want = max(g.want, n)
+	if g.shared != nil {
+		g.shared.want = max(g.shared.want, n)
+	}
 	covered := make(chan error, 1)
 	g.Waiting = append(g.Waiting, covered)
 	l.renew(m, g, now)
@@ -483,8 +486,8 @@ func (l *Limiter) ask(m *counters, g *counter, now time.Time) {
 func (l *Limiter) grow(tx *Tx, m *counters, g *counter, now time.Time) (p plan, record []byte, err error) {
 	if l.shared != nil {
 		now = l.shared.now() // the other nodes may have reserved units since the request has begun
-		g.asked = now.UnixNano()
-		if g.others, err = l.readOthers(tx, m.ID, Limit{g.Name, g.Window.Max, time.Duration(g.Window.Span)}, now); err != nil {
+		g.shared.asked = now.UnixNano()
+		if err = l.learn(tx, m.ID, g, Limit{g.Name, g.Window.Max, time.Duration(g.Window.Span)}); err != nil {
 			return p, nil, err
 		}
 	}
@@ -510,10 +513,7 @@ func (l *Limiter) Statuses(charges []Charge, now time.Time) ([]LimitStatus, erro
 			}
 			g := b.Items[0].Counter
 			if l.shared != nil {
-				err = l.store.View(func(tx *Tx) (err error) {
-					g.others, err = l.readOthers(tx, c.ID, l.counted(c.Limit), now)
-					return err
-				})
+				err = l.store.View(func(tx *Tx) error { return l.learn(tx, c.ID, g, l.counted(c.Limit)) })
 			}
 			list = append(list, g.Status(c.Limit, now))
 			l.unlock(b)

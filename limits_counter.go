@@ -40,18 +40,11 @@ type counter struct {
 	Waiting []chan error // each receives the result of the pending write
 	Pending bool         // a record with a larger reserve is queued or being written
 
-	reserve int   // units of the stored reserve that were not admitted yet
-	granted int   // value of reserve when the counter was last stored
-	expires int64 // service time, in Unix nanoseconds, until which the reserve may be used
-	stale   bool  // units were admitted or taken back since the record was stored
-
-	// Only in a cluster:
-	others  *othersUse // what the other nodes had when the counter was last stored; nil without a cluster
-	retry   int64      // service time until which requests are refused without asking for a larger reserve
-	want    int        // the most units that a request waits for
-	asked   int64      // service time of the last question
-	returns bool       // the next record has no reserve: it has ended
-	timed   bool       // returnLater waits for the end of the reserve
+	reserve int          // units of the stored reserve that were not admitted yet
+	granted int          // value of reserve when the counter was last stored
+	expires int64        // service time, in Unix nanoseconds, until which the reserve may be used
+	stale   bool         // units were admitted or taken back since the record was stored
+	shared  *sharedCount // what is needed to count with other nodes; nil without a cluster
 }
 
 // maxBlock is the maximum number of units that one record adds to a reserve. It is large enough that
@@ -103,7 +96,9 @@ func readReserve(record []byte, limit Limit) (r reserved, err error) {
 func (g *counter) Fit(limit Limit) {
 	if !g.Window.Fits(limit.Max, limit.Window) {
 		g.Window = g.Window.Resize(limit.Max, limit.Window)
-		g.retry = 0 // there may be room again
+		if g.shared != nil {
+			g.shared.retry = 0 // there may be room again
+		}
 	}
 }
 
@@ -125,12 +120,12 @@ func (g *counter) Use(n int, now time.Time) (at int64, low bool) {
 	g.reserve -= n
 	g.stale = true
 	low = (g.reserve <= g.granted/2 || g.Window.Last > g.expires-g.life()/2) && !g.Pending && g.Window.Wait(now, 1) == 0
-	return at, low && (g.others == nil || g.asksAhead(now))
+	return at, low && (g.shared == nil || g.asksAhead(now))
 }
 
 // life returns for how long a reserve may be used.
 func (g *counter) life() int64 {
-	if g.others != nil {
+	if g.shared != nil {
 		return g.Window.Span / 4
 	}
 	return g.Window.Span
@@ -139,7 +134,7 @@ func (g *counter) life() int64 {
 // Wait returns how long after now the limit can admit n units. It returns 0 if it can now, or if the reserve must be larger first.
 func (g *counter) Wait(now time.Time, n int) time.Duration {
 	wait := g.Window.Wait(now, n)
-	if g.others != nil && g.Left(now) < n {
+	if g.shared != nil && g.Left(now) < n {
 		wait = max(wait, g.refusal(now, n))
 	}
 	return wait
@@ -148,18 +143,8 @@ func (g *counter) Wait(now time.Time, n int) time.Duration {
 // Status returns the status at now of the limit.
 func (g *counter) Status(limit Limit, now time.Time) LimitStatus {
 	s := limitStatusOf(&g.Window, limit, now)
-	if g.others == nil {
-		return s
-	}
-	t := max(now.UnixNano(), g.Window.Last)
-	if used := g.others.Used(time.Unix(0, t)); used > 0 {
-		if next := time.Duration(g.others.marks[g.others.first].at + g.others.Span - t); s.Used == 0 || next < s.Next {
-			s.Next = next
-		}
-		s.Used += used
-	}
-	if s.Wait = 0; g.Left(now) < 1 {
-		s.Wait = max(g.Window.Wait(now, 1), g.waitWith(g.others, t, 1))
+	if g.shared != nil {
+		g.addOthers(&s, now)
 	}
 	return s
 }
@@ -176,9 +161,9 @@ func (g *counter) Refund(n int, at int64) {
 func (g *counter) Grow(now time.Time) (p plan, record []byte) {
 	left := g.Left(now)
 	g.reserve = left
-	if g.others != nil {
-		p = sharedPlan(g, g.others, g.Window.Used(now)+left, g.Window.Last)
-		g.stale, g.want, g.returns = false, 0, false
+	if g.shared != nil {
+		p = sharedPlan(g, g.Window.Used(now)+left, g.Window.Last)
+		g.stale, g.shared.want, g.shared.returns = false, 0, false
 		return p, g.record(p.granted, p.expires)
 	}
 	// Add an eighth of the limit, but not more than is free, and at least one unit. With a larger
@@ -203,7 +188,9 @@ type plan struct {
 // Grown lets the units of a plan's reserve be admitted. The record of the plan must be on disk.
 func (g *counter) Grown(p plan) {
 	g.reserve += p.block
-	g.granted, g.expires, g.retry = p.granted, p.expires, p.retry
+	if g.granted, g.expires = p.granted, p.expires; g.shared != nil {
+		g.shared.retry = p.retry
+	}
 }
 
 // record returns the stored form of a counter: the reserve, the time until which the reserve may be

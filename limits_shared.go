@@ -35,6 +35,16 @@ const (
 	maxRefusal = time.Second
 )
 
+// sharedCount is what a counter has besides in a cluster.
+type sharedCount struct {
+	others  *othersUse // when the counter was last stored or read
+	retry   int64      // service time until which requests are refused without asking for a larger reserve
+	want    int        // the most units that a request waits for
+	asked   int64      // service time of the last question
+	returns bool       // the next record has no reserve: it has ended
+	timed   bool       // returnLater waits for the end of the reserve
+}
+
 // othersUse is what the other nodes of a cluster have used of a limit.
 type othersUse struct {
 	Window // their units and reserves
@@ -70,25 +80,27 @@ func newOthersUse(records [][]byte, limit Limit, now time.Time) (*othersUse, err
 
 // sharedPlan returns a plan for a larger reserve that leaves enough for the other nodes. own is what this node has used
 // and left.
-func sharedPlan(g *counter, o *othersUse, own int, now int64) (p plan) {
+func sharedPlan(g *counter, own int, now int64) (p plan) {
+	o, want := g.shared.others, g.shared.want
 	free := g.Window.Max - own - o.Used(time.Unix(0, now))
-	idle := g.returns && g.want == 0 // only the end of the reserve is to be stored
+	idle := g.shared.returns && want == 0 // only the end of the reserve is to be stored
 	if free > 0 && !idle {
-		p.block = min(free, max(1, g.want-g.reserve, min(g.Window.Max/(4*(1+o.nodes)), free/2, maxBlock)))
+		p.block = min(free, max(1, want-g.reserve, min(g.Window.Max/(4*(1+o.nodes)), free/2, maxBlock)))
 	}
 	p.granted = g.reserve + p.block
 	p.expires = now + g.life()
 	if p.block == 0 {
 		p.expires = g.expires
 	}
-	if need := max(1, g.want); p.granted < need && !idle {
-		p.retry = now + int64(min(max(g.waitWith(o, now, need), minRefusal), maxRefusal))
+	if need := max(1, want); p.granted < need && !idle {
+		p.retry = now + int64(min(max(g.waitWith(now, need), minRefusal), maxRefusal))
 	}
 	return p
 }
 
 // waitWith returns how long after now the units of this node and of the others leave room for n more, as far as this node knows.
-func (g *counter) waitWith(o *othersUse, now int64, n int) time.Duration {
+func (g *counter) waitWith(now int64, n int) time.Duration {
+	o := g.shared.others
 	if n > g.Window.Max {
 		return time.Duration(g.Window.Span)
 	}
@@ -110,10 +122,24 @@ func (g *counter) waitWith(o *othersUse, now int64, n int) time.Duration {
 // refusal returns how long after now to wait for n units that the reserve does not have, or 0 if it is time to ask for them.
 func (g *counter) refusal(now time.Time, n int) time.Duration {
 	t := max(now.UnixNano(), g.Window.Last)
-	if g.others == nil || t >= g.retry {
+	if g.shared == nil || t >= g.shared.retry {
 		return 0
 	}
-	return max(g.waitWith(g.others, t, n), time.Duration(g.retry-t))
+	return max(g.waitWith(t, n), time.Duration(g.shared.retry-t))
+}
+
+// addOthers adds what the other nodes have used to a status.
+func (g *counter) addOthers(s *LimitStatus, now time.Time) {
+	o, t := g.shared.others, max(now.UnixNano(), g.Window.Last)
+	if used := o.Used(time.Unix(0, t)); used > 0 {
+		if next := time.Duration(o.marks[o.first].at + o.Span - t); s.Used == 0 || next < s.Next {
+			s.Next = next
+		}
+		s.Used += used
+	}
+	if s.Wait = 0; g.Left(now) < 1 {
+		s.Wait = max(g.Window.Wait(now, 1), g.waitWith(t, 1))
+	}
 }
 
 // asksAhead reports whether to ask for a larger reserve before a request waits for it. If a node gets one unit at a time, it would take it from
@@ -122,10 +148,10 @@ func (g *counter) asksAhead(now time.Time) bool { return g.granted > 1 && g.refu
 
 // question returns how long after now to wait before the next question for a larger reserve.
 func (g *counter) question(now time.Time) time.Duration {
-	if g.others == nil || g.asked == 0 || g.granted > 1 {
+	if g.shared == nil || g.shared.asked == 0 || g.granted > 1 {
 		return 0
 	}
-	return time.Duration(g.asked+int64(questionTime)) - time.Duration(now.UnixNano())
+	return time.Duration(g.shared.asked+int64(questionTime)) - time.Duration(now.UnixNano())
 }
 
 // nodeCounting is how a Limiter counts as one node of a cluster.
@@ -149,11 +175,8 @@ func (l *Limiter) counted(limit Limit) Limit {
 	return limit
 }
 
-// readOthers reads what the other nodes have used of a limit, see counted. It returns nil without a cluster.
-func (l *Limiter) readOthers(tx *Tx, id string, limit Limit, now time.Time) (*othersUse, error) {
-	if l.shared == nil {
-		return nil, nil
-	}
+// learn reads what the other nodes have used of a limit, see counted, for the counter of an id.
+func (l *Limiter) learn(tx *Tx, id string, g *counter, limit Limit) error {
 	alone, own := counterKey(id, limit.Name), l.counterKey(id, limit.Name)
 	var records [][]byte
 	for key := range tx.Range("meters", alone) {
@@ -162,34 +185,35 @@ func (l *Limiter) readOthers(tx *Tx, id string, limit Limit, now time.Time) (*ot
 		}
 		record, err := tx.Get("meters", key)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		records = append(records, record)
 	}
-	o, err := newOthersUse(records, limit, now)
+	others, err := newOthersUse(records, limit, l.shared.now())
 	if err != nil {
-		return nil, fmt.Errorf("read limit %s of %s: %w", limit.Name, id, err)
+		return fmt.Errorf("read limit %s of %s: %w", limit.Name, id, err)
 	}
-	return o, nil
+	g.shared.others = others
+	return nil
 }
 
 // returnLater stores what is left of a reserve once its time has ended, so that the other nodes can use it. m must be locked.
 func (l *Limiter) returnLater(m *counters, g *counter) {
-	if l.shared == nil || g.timed {
+	if g.shared == nil || g.shared.timed {
 		return
 	}
-	g.timed = true
+	g.shared.timed = true
 	left := time.Duration(g.expires-l.shared.now().UnixNano()) + time.Millisecond + rand.N(10*time.Millisecond) // many share a commit
 	time.AfterFunc(max(left, time.Millisecond), func() {
 		m.Lock()
 		defer m.Unlock()
-		g.timed = false
+		g.shared.timed = false
 		switch now := l.shared.now(); {
 		case g.reserve <= 0:
 		case now.UnixNano() <= g.expires:
 			l.returnLater(m, g)
 		case !g.Pending:
-			g.returns = true
+			g.shared.returns = true
 			l.renew(m, g, now)
 		}
 	})

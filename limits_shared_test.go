@@ -68,7 +68,10 @@ func (m *nodesTest) look(i int) {
 	if err != nil {
 		panic(err)
 	}
-	m.nodes[i].others = others
+	if n := m.nodes[i]; n.shared == nil {
+		n.shared = &sharedCount{}
+	}
+	m.nodes[i].shared.others = others
 }
 
 // time returns the time as a node has it.
@@ -80,7 +83,7 @@ func (m *nodesTest) request(n *countingNode) {
 	switch {
 	case n.Wait(now, 1) > 0:
 	case n.Left(now) < 1:
-		n.want = max(n.want, 1)
+		n.shared.want = max(n.shared.want, 1)
 		n.waiting++
 		m.ask(n)
 	default:
@@ -109,7 +112,7 @@ func (m *nodesTest) step(i int) {
 		m.asked++
 		m.look(i)
 		now := n.time(m)
-		n.counter.asked = now.UnixNano()
+		n.shared.asked = now.UnixNano()
 		plan, record := n.Grow(now)
 		m.records[i] = record
 		n.Grown(plan)
@@ -121,7 +124,7 @@ func (m *nodesTest) step(i int) {
 		}
 	}
 	if n.reserve > 0 && n.time(m).UnixNano() > n.expires && !n.Pending {
-		n.returns = true
+		n.shared.returns = true
 		m.ask(n)
 	}
 }
