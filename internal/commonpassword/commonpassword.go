@@ -3,19 +3,31 @@
 package commonpassword
 
 import (
+	"compress/gzip"
 	_ "embed"
+	"io"
 	"sort"
 	"strings"
 	"sync"
 )
 
-// list has the 10,000 most common passwords of ten or more characters in ASCII, sorted, in lower case,
-// one on each line.
+// packed has the 10,000 most common passwords of ten or more characters in ASCII, sorted, in lower case,
+// one on each line, compressed by gzip.
 //
-//go:embed list.txt
-var list string
+//go:embed list.txt.gz
+var packed string
 
-var lines = sync.OnceValue(func() []string { return strings.Split(strings.TrimSuffix(list, "\n"), "\n") })
+var lines = sync.OnceValue(func() []string {
+	z, err := gzip.NewReader(strings.NewReader(packed))
+	if err != nil {
+		panic(err) // a test reads the list
+	}
+	list, err := io.ReadAll(z)
+	if err != nil {
+		panic(err)
+	}
+	return strings.Split(strings.TrimSuffix(string(list), "\n"), "\n")
+})
 
 // Has reports whether password is in the list. Upper and lower case are equal. It is safe for
 // concurrent use.
