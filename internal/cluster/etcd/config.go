@@ -1,0 +1,36 @@
+package etcd
+
+import (
+	"encoding/json"
+	"maps"
+	"slices"
+
+	"latchkey/internal/cluster"
+)
+
+// SetConfig changes the Config that this node has registered. The other nodes get it with the next renewal of the lease.
+func (e *Engine) SetConfig(sum string) {
+	e.self.mu.Lock()
+	defer e.self.mu.Unlock()
+	e.self.node.Config = sum
+	if e.self.value == "" {
+		return // Join has not been called
+	}
+	r := registrationOf([]byte(e.self.value))
+	r.Config = sum
+	if value, err := json.Marshal(r); err == nil {
+		e.self.value = string(value)
+	}
+}
+
+// Running returns the nodes with a lease, as far as this engine knows without a request, by name.
+func (e *Engine) Running() []cluster.Node {
+	running, _, _ := e.state.running()
+	list := make([]cluster.Node, 0, len(running))
+	for _, name := range slices.Sorted(maps.Keys(running)) {
+		node := running[name].Node
+		node.Running, node.Acked = true, running[name].acked
+		list = append(list, node)
+	}
+	return list
+}
