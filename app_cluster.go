@@ -134,8 +134,8 @@ type membership struct {
 	stop     context.CancelFunc
 	ended    sync.WaitGroup
 	failed   chan error             // see lost
-	config   atomic.Pointer[string] // Config.Sum
-	compared map[string][2]string   // by node: the Config.Sum of this node and of the other one when compare last saw them
+	config   atomic.Pointer[string] // ConfigSum
+	compared map[string][2]string   // by node: the ConfigSum of this node and of the other one when compare last saw them
 }
 
 // dialTimes are how long an App waits for etcd when it starts, and how often it tries again later.
@@ -278,9 +278,9 @@ func (m *membership) certificates(a *App) autocert.Cache {
 	return &SharedACME{Store: a.Store, Peppers: a.peppers, Folder: ACMEFolder(a.folder.Path), Turn: m.first(), Clock: a.clock}
 }
 
-// configured registers what other nodes compare of the configuration, see Config.Sum.
+// configured registers what other nodes compare of the configuration, see ConfigSum.
 func (m *membership) configured(running, loaded Config) {
-	sum := running.InForce(loaded).Sum()
+	sum := ConfigSum(ConfigInForce(running, loaded))
 	m.config.Store(&sum)
 	if e := m.late.now.Load(); e != nil {
 		(*e).SetConfig(sum)

@@ -191,7 +191,6 @@ var registry = []part{
 	{name: "backups", routes: func(a *App) Routes { return Routes{Admin: a.backups.AdminRoutes()} }, work: func(a *App) []work {
 		return []work{{time.Minute, "make a scheduled backup", oneNode, a.backups.Due}}
 	}},
-	{name: "certificates", tables: ACMETables()},
 	{name: "status", routes: func(a *App) Routes { return Routes{Admin: a.status.AdminRoutes()} }},
 	{name: "refusals", routes: func(a *App) Routes { return Routes{Admin: a.refusals.AdminRoutes()} }},
 	{name: "requests", routes: func(a *App) Routes { return Routes{Admin: a.requests.AdminRoutes()} }},

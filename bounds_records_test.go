@@ -12,7 +12,6 @@ import (
 // unbounded lists the tables whose records have no bound of size, with the reason.
 var unbounded = map[string]string{
 	"contact_phones":   "has no records",
-	"acme_files":       "only the service writes certificates",
 	"agents":           "only the operator changes agents, and each field has a maximum",
 	"do_not_call":      "only the operator changes the list, and each field has a maximum",
 	"owners":           "only the operator changes owners, and each field has a maximum",

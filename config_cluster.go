@@ -38,8 +38,9 @@ func isOf(list []string, key string) bool {
 	return slices.ContainsFunc(list, func(own string) bool { return key == own || strings.HasSuffix(own, ".") && strings.HasPrefix(key, own) })
 }
 
-// Sum returns the SHA-256, in hex digits, of all settings but nodeSettings. Nodes with the same Sum decide alike about requests.
-func (c Config) Sum() string {
+// ConfigSum returns the SHA-256, in hex digits, of all settings but nodeSettings. Nodes with the same sum decide alike about requests. It is
+// no method, so that a program without clusters does not contain it.
+func ConfigSum(c Config) string {
 	sum := sha256.New()
 	for _, s := range c.settings() {
 		if !isOf(nodeSettings, s.Key) {
@@ -67,10 +68,10 @@ func rowTexts[T any](rows []T, without []string) (list []string) {
 	return list
 }
 
-// InForce returns the configuration that applies after a reload of another one: what a reload does not apply stays as in c.
-func (c Config) InForce(loaded Config) Config {
+// ConfigInForce returns the configuration that applies after a reload: what a reload does not apply stays as in running.
+func ConfigInForce(running, loaded Config) Config {
 	theirs := loaded.settings()
-	for i, s := range c.settings() {
+	for i, s := range running.settings() {
 		if !reloads(s.Key) {
 			reflect.ValueOf(theirs[i].Field).Elem().Set(reflect.ValueOf(s.Field).Elem())
 		}

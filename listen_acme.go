@@ -16,20 +16,13 @@ import (
 	"latchkey/internal/clock"
 )
 
-// acmeFile is a file of autocert in the store of a cluster: a certificate with its key, the key of the account, or the answer to a
-// challenge of the authority.
-type acmeFile struct {
-	Name []byte `json:"name"` // the SHA-256 of its name, which may come from a request
-	Data []byte `json:"data"` // encrypted by Peppers.Encrypt and bound to Name
-}
+// acmeBucket has the files of autocert in the store of a cluster: certificates with their keys, the key of the account, and answers to
+// challenges of the authority. The key of each is the SHA-256 of its name, which may come from a request. The contents are encrypted by
+// Peppers.Encrypt and bound to the key.
+const acmeBucket = "acme_files"
 
-var acmeFileTable = Table[acmeFile]{Name: "acme_files", Key: func(f acmeFile) []byte { return f.Name }}
-
-// acmePurpose is the purpose that Peppers.Encrypt and Peppers.Decrypt bind an acmeFile to.
+// acmePurpose is the purpose that Peppers.Encrypt and Peppers.Decrypt bind the files to.
 const acmePurpose = "acme file"
-
-// ACMETables returns the table of what is known about ACME certificates, for checks of the store.
-func ACMETables() []Checked { return []Checked{&acmeFileTable} }
 
 // SharedACME keeps the certificates of a cluster in its store, so that all nodes have the same and any node can answer the challenge
 // of another one. It implements autocert.Cache and is safe for concurrent use.
@@ -64,17 +57,17 @@ func isAccount(name string) bool { return strings.HasPrefix(name, "acme_account"
 
 // Get returns a file. For a certificate that all nodes lack it returns certs.ErrElsewhere if another node obtains it.
 func (c *SharedACME) Get(_ context.Context, name string) (data []byte, err error) {
-	var file acmeFile
+	key := acmeKey(name)
 	err = c.Store.View(func(tx *Tx) (err error) {
-		file, err = acmeFileTable.Get(tx, acmeKey(name))
+		data, err = tx.Get(acmeBucket, key)
 		return err
 	})
 	switch {
-	case err == nil:
-		text, err := c.Peppers.Decrypt(acmePurpose, file.Name, file.Data)
-		return []byte(text), err
-	case !errors.Is(err, ErrNotFound):
+	case err != nil:
 		return nil, err
+	case data != nil:
+		text, err := c.Peppers.Decrypt(acmePurpose, key, data)
+		return []byte(text), err
 	case isChallenge(name):
 		return nil, autocert.ErrCacheMiss
 	}
@@ -125,17 +118,11 @@ func (c *SharedACME) put(name string, data []byte) error {
 	}
 	return c.Store.Update(func(tx *Tx) error {
 		tx.Secure() // waits for the other nodes
-		return acmeFileTable.Put(tx, acmeFile{key, sealed})
+		return tx.Put(acmeBucket, key, sealed)
 	})
 }
 
 // Delete deletes a file.
 func (c *SharedACME) Delete(_ context.Context, name string) error {
-	return c.Store.Update(func(tx *Tx) error {
-		err := acmeFileTable.Delete(tx, acmeKey(name))
-		if errors.Is(err, ErrNotFound) {
-			err = nil
-		}
-		return err
-	})
+	return c.Store.Update(func(tx *Tx) error { return tx.Delete(acmeBucket, acmeKey(name)) })
 }

@@ -15,7 +15,6 @@ var uncounted = map[string]string{
 	"do_not_call": "of the operator", "keys": "of the operator", "key_requests": "of the operator", "admin_tokens": "of the operator", "operators": "of the operator",
 	"sessions": "of the operator", "factors": "of the operator", "storage_warnings": "of the service", "limits_reached": "of the service", "audit": "bounded by audit.max_entries",
 	"webhook_backlogs": "one for each owner", "webhook_log": "bounded for each webhook", "webhook_queues": "one for each webhook",
-	"acme_files": "of the service",
 }
 
 // counted reports the name of a table and whether its records count for an owner.
