@@ -48,8 +48,8 @@ type AuditLog struct {
 	mu        sync.Mutex
 	known     budget    // for callers with a valid token or login
 	unknown   budget    // for all other callers
-	countedAt time.Time // when recordSkipped last added an entry, wall clock; zero: not in this run
-	headAt    time.Time // when logHead last ran to its end, wall clock; zero: not in this run
+	countedAt time.Time // when RecordSkipped last added an entry, wall clock; zero: not in this run
+	headAt    time.Time // when LogHead last ran to its end, wall clock; zero: not in this run
 }
 
 // budget limits how many refusals are recorded in a minute and in a day.
@@ -147,17 +147,11 @@ func (a *AuditLog) takeUnknown(from netip.Addr, now time.Time) bool {
 	return a.unknown.take(now)
 }
 
-// Tend deletes the oldest entries if they are too old or too many. At most once an hour it
-// adds an entry with the number of refusals that were not recorded, and logs the head of the
-// chain. Call it about once a minute. now must be from Clock.Now.
-func (a *AuditLog) Tend(now time.Time) error {
-	return errors.Join(a.recordSkipped(now), a.cut(now), a.logHead(now))
-}
-
-// logHead logs the number and hash of the newest entry, at most once an hour. If the log of
+// LogHead logs the number and hash of the newest entry, at most once an hour. Call it about once a minute. now must be from
+// Clock.Now. If the log of
 // the service is kept on another machine, these lines show whether somebody has put back an
 // earlier state of the database: compare one with latchkey audit verify --head.
-func (a *AuditLog) logHead(now time.Time) error {
+func (a *AuditLog) LogHead(now time.Time) error {
 	a.mu.Lock()
 	due := a.headAt.IsZero() || now.Sub(a.headAt) >= time.Hour || now.Before(a.headAt)
 	a.mu.Unlock()
@@ -187,9 +181,10 @@ func (a *AuditLog) writeHead(message string, head AuditHead) {
 	}
 }
 
-// recordSkipped adds an entry with the numbers of refusals that were not recorded. It adds
-// none if there were no such refusals, or if the last entry is less than an hour old.
-func (a *AuditLog) recordSkipped(now time.Time) error {
+// RecordSkipped adds an entry with the numbers of refusals that were not recorded. It adds
+// none if there were no such refusals, or if the last entry is less than an hour old. Call it about
+// once a minute. now must be from Clock.Now.
+func (a *AuditLog) RecordSkipped(now time.Time) error {
 	a.mu.Lock()
 	known, unknown := a.known.skipped, a.unknown.skipped
 	due := known+unknown > 0 && (a.countedAt.IsZero() || now.Sub(a.countedAt) >= time.Hour || now.Before(a.countedAt))
@@ -207,10 +202,11 @@ func (a *AuditLog) recordSkipped(now time.Time) error {
 	return nil
 }
 
-// cut deletes entries that are older than Keep, at most once a day. It deletes the entries
+// Cut deletes entries that are older than Keep, at most once a day. It deletes the entries
 // beyond Most once there are more than Most/100 of them. Each deletion adds an entry to
-// the log, so deleting single entries would gain nothing.
-func (a *AuditLog) cut(now time.Time) error {
+// the log, so deleting single entries would gain nothing. Call it about once a minute. now must be
+// from Clock.Now.
+func (a *AuditLog) Cut(now time.Time) error {
 	due := false
 	before := a.o.Clock.Steady(now).Add(-a.o.Keep) // by the service clock, so that a wrong wall clock deletes nothing
 	err := a.o.Store.View(func(tx *Tx) error {

@@ -90,7 +90,7 @@ func TestAudit_RefusalsAreBounded(t *testing.T) {
 		t.Error("strangers used up the room of those who are known")
 	}
 	for range 2 {
-		if err := a.audit.Tend(a.clock.Now()); err != nil {
+		if err := tendAudit(a.audit, a.clock.Now()); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -16,6 +16,7 @@ import (
 
 	"latchkey/internal/durable"
 	"latchkey/internal/keytext"
+	"latchkey/internal/strictjson"
 )
 
 // Backups copies the store while it is in use, on request and on a schedule. It also checks
@@ -25,8 +26,8 @@ type Backups struct {
 	o BackupOptions
 
 	mu      sync.Mutex
-	last    time.Time              // when the newest scheduled backup was made; zero: not known
-	err     error                  // the error of the latest call of Due; nil: it succeeded
+	last    backupMade             // the newest scheduled backup; not used in a cluster
+	err     error                  // the error of the latest call of Due; nil: it succeeded; not used in a cluster
 	checked map[string]checkedFile // results of checks since the start, by the name of the file
 	checks  sync.Mutex             // held while a file is checked, so that only one is at a time
 }
@@ -46,6 +47,7 @@ type BackupOptions struct {
 	Dir    string        // the folder for scheduled backups; "": none are made
 	Every  time.Duration // time between two scheduled backups
 	Keep   int           // number of scheduled backups to keep; older backups are deleted
+	Node   string        // name of this node in its cluster, whose nodes share one schedule; "": the server is alone
 	Tables []Checked     // the tables that a check of the store reads
 	Log    *slog.Logger
 	// CheckFile checks the file of a backup. It returns an error if the file cannot be read.
@@ -169,35 +171,26 @@ func (b *Backups) list(w http.ResponseWriter, r *Request) error {
 		}
 		rows = append(rows, row)
 	}
-	shown := map[string]any{
-		"dir": TextOrNone(b.o.Dir), "every_seconds": nil, "keep": nil, "last_at": nil, "last_error": nil, "next_at": nil, "count": len(rows), "backups": rows,
-	}
-	if len(names) > 0 {
-		shown["last_at"] = Seconds(backupTime(names[0]))
-	}
-	if _, err := b.Last(); err != nil {
+	last, err := b.Last()
+	if err != nil {
 		failed = err
+	}
+	if b.o.Node == "" { // Due may not have run yet
+		if last = (backupMade{}); len(names) > 0 {
+			last.At = backupTime(names[0])
+		}
+	}
+	shown := map[string]any{
+		"dir": TextOrNone(b.o.Dir), "every_seconds": nil, "keep": nil, "last_at": Seconds(last.At), "last_node": TextOrNone(last.Node), "last_error": nil,
+		"next_at": nil, "count": len(rows), "backups": rows,
 	}
 	if failed != nil {
 		shown["last_error"] = failed.Error()
 	}
 	if every := b.Every(); every > 0 {
-		shown["every_seconds"], shown["keep"], shown["next_at"] = int64(every/time.Second), b.o.Keep, Seconds(nextBackup(names, every, r.Now))
+		shown["every_seconds"], shown["keep"], shown["next_at"] = int64(every/time.Second), b.o.Keep, Seconds(last.next(every, r.Now))
 	}
 	return WriteJSON(w, http.StatusOK, shown)
-}
-
-// nextBackup returns when the next scheduled backup is due. names are those of the files, newest
-// first.
-func nextBackup(names []string, every time.Duration, now time.Time) time.Time {
-	if len(names) == 0 {
-		return now
-	}
-	last := backupTime(names[0])
-	if next := last.Add(every); next.After(now) && !last.After(now) {
-		return next
-	}
-	return now
 }
 
 // show returns the JSON fields of the scheduled backup in the file called name. The result of a check
@@ -278,26 +271,92 @@ func (b *Backups) Tidy() error {
 	return err
 }
 
-// Due makes a scheduled backup if the newest backup in Dir is at least Every old, if its
-// date is in the future, or if there is none. Then it deletes the oldest backups beyond
-// Keep. It does nothing if Dir is "". Call it about once a minute.
+// backupMade describes the newest scheduled backup.
+type backupMade struct {
+	At   time.Time `json:"at,omitzero"`    // zero: there is none, or it is not known
+	Node string    `json:"node,omitempty"` // name of the node of a cluster that has made it; "": the server is alone
+	// Failed is why the latest attempt after At failed; "": it did not. In a cluster alone.
+	Failed     string `json:"failed,omitempty"`
+	FailedNode string `json:"failed_node,omitempty"` // name of the node that has made that attempt
+}
+
+// next returns when the next scheduled backup is due.
+func (m backupMade) next(every time.Duration, now time.Time) time.Time {
+	if next := m.At.Add(every); !m.At.IsZero() && next.After(now) && !m.At.After(now) {
+		return next
+	}
+	return now
+}
+
+// backupMadeKey is the key in meta of the backupMade of a cluster.
+var backupMadeKey = []byte("backup")
+
+// readMade returns the stored backupMade of a cluster.
+func readMade(tx *Tx) (m backupMade, err error) {
+	value, err := tx.Get("meta", backupMadeKey)
+	if err == nil && value != nil {
+		err = strictjson.Decode(value, &m)
+	}
+	return m, err
+}
+
+// storeMade changes the stored backupMade of a cluster. It stores nothing if change changes nothing.
+func (b *Backups) storeMade(change func(*backupMade)) error {
+	return b.o.Store.Update(func(tx *Tx) error {
+		m, err := readMade(tx)
+		if err != nil {
+			return err
+		}
+		before := m
+		if change(&m); m == before {
+			return nil
+		}
+		value, err := strictjson.Encode(m)
+		if err != nil {
+			return err
+		}
+		return tx.Put("meta", backupMadeKey, value)
+	})
+}
+
+// Due makes a scheduled backup if the newest backup is at least Every old, if its
+// date is in the future, or if there is none. Then it deletes the oldest backups in Dir beyond
+// Keep. It does nothing if Dir is "". Call it about once a minute. A server that is alone finds the
+// newest backup in Dir. The nodes of a cluster keep in the store when one of them has made it.
 func (b *Backups) Due(now time.Time) error {
 	if b.o.Dir == "" {
 		return nil
 	}
 	err := b.due(now)
+	if b.o.Node != "" {
+		return errors.Join(err, b.storeMade(func(m *backupMade) {
+			if m.Failed, m.FailedNode = "", ""; err != nil {
+				m.Failed, m.FailedNode = err.Error(), b.o.Node
+			}
+		}))
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.err = err
 	return err
 }
 
-// Last returns when the newest scheduled backup was made, or the zero time if that is not
-// known. failed is the error of the latest call of Due, or nil if it succeeded.
-func (b *Backups) Last() (made time.Time, failed error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.last, b.err
+// Last returns the newest scheduled backup. failed is the error of the latest call of Due, on any node of a cluster,
+// or nil if it succeeded.
+func (b *Backups) Last() (made backupMade, failed error) {
+	if b.o.Node == "" {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		return b.last, b.err
+	}
+	err := b.o.Store.View(func(tx *Tx) (err error) {
+		made, err = readMade(tx)
+		return err
+	})
+	if err == nil && made.Failed != "" {
+		err = fmt.Errorf("node %s: %s", made.FailedNode, made.Failed)
+	}
+	return made, err
 }
 
 // Every returns the time between two scheduled backups, or 0 if none are made.
@@ -308,11 +367,37 @@ func (b *Backups) Every() time.Duration {
 	return b.o.Every
 }
 
-// madeAt stores when the newest scheduled backup was made.
-func (b *Backups) madeAt(at time.Time) {
+// madeAt records that a scheduled backup was made. last is the newest one before it; if another node has made one
+// meanwhile, the later one counts.
+func (b *Backups) madeAt(at time.Time, last backupMade) error {
+	if b.o.Node != "" {
+		return b.storeMade(func(m *backupMade) {
+			if m.At.Equal(last.At) || at.After(m.At) {
+				m.At, m.Node = at.UTC().Truncate(time.Second), b.o.Node
+			}
+		})
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.last = at
+	b.last.At = at
+	return nil
+}
+
+// newest returns the newest scheduled backup, given the names of the files in Dir.
+func (b *Backups) newest(names []string) (backupMade, error) {
+	var m backupMade
+	if b.o.Node != "" {
+		err := b.o.Store.View(func(tx *Tx) (err error) {
+			m, err = readMade(tx)
+			return err
+		})
+		return m, err
+	}
+	if n := len(names); n > 0 {
+		m.At = backupTime(names[n-1])
+		return m, b.madeAt(m.At, m)
+	}
+	return m, nil
 }
 
 // due is Due without the check of Dir. It does not store its error.
@@ -321,12 +406,9 @@ func (b *Backups) due(now time.Time) error {
 	if err != nil {
 		return err
 	}
-	if n := len(made); n > 0 {
-		last := backupTime(made[n-1])
-		b.madeAt(last)
-		if now.Before(last.Add(b.o.Every)) && !now.Before(last) {
-			return nil
-		}
+	last, err := b.newest(made)
+	if err != nil || last.next(b.o.Every, now).After(now) {
+		return err
 	}
 	name := backupName(now)
 	part := filepath.Join(b.o.Dir, name+".part")
@@ -339,9 +421,14 @@ func (b *Backups) due(now time.Time) error {
 	if err := errors.Join(os.Rename(part, filepath.Join(b.o.Dir, name)), durable.SyncDir(b.o.Dir)); err != nil {
 		return fmt.Errorf("rename the finished backup: %w", err)
 	}
-	b.madeAt(now)
+	if err := b.madeAt(now, last); err != nil {
+		return err
+	}
 	b.o.Log.Info("backup made", "file", filepath.Join(b.o.Dir, name))
 	by := AuditContext{Actor: ActorSelf, Action: "make backup", Now: now, Detail: map[string]any{"file": name}}
+	if b.o.Node != "" {
+		by.Detail["node"] = b.o.Node
+	}
 	if err := b.o.Store.Update(by.Append); err != nil {
 		return err
 	}

@@ -43,7 +43,7 @@ type History struct {
 	shards   [64]tallies
 	flushing sync.RWMutex       // write-locked while Flush moves counts to disk, so that readers miss no counts
 	unstored map[subject][]Slot // counts that a Flush could not store; guarded by flushing
-	swept    []byte             // database key at which the next Sweep begins; nil: the first key
+	swept    []byte             // database key at which the next Sweep begins; nil: the first key; for Sweep alone
 
 	ranks  sync.Mutex             // guards ranked, together with flushing
 	ranked map[byte]storedRanking // by kind, the latest period only
@@ -233,7 +233,7 @@ func (t *tallies) addTo(all map[subject][]Slot, want func(subject) bool) {
 const usageBucket = "usage_history"
 
 // flushPart is the maximum number of subjects that Flush stores in one transaction. It
-// limits how long other writes wait.
+// limits how long other writes wait. In a cluster a transaction may have less, see Tx.Full.
 const flushPart = 2000
 
 // Flush stores the counts since the last Flush. If a stored history cannot be read, Flush
@@ -251,27 +251,22 @@ func (h *History) Flush() error {
 	sorted.Func(subjects, func(a, b subject) int { return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name)) })
 	var damaged error
 	for part := range slices.Chunk(subjects, flushPart) {
-		var bad error
-		err := h.store.Update(func(tx *Tx) error {
-			bad = nil
-			for _, s := range part {
-				r, err := h.stored(tx, s)
-				bad = errors.Join(bad, err)
-				for _, slot := range counts[s] {
-					r.Add(slot)
-				}
-				if err := tx.Put(usageBucket, s.key(), r.Append(nil)); err != nil {
-					return err
-				}
+		done, err := h.store.UpdateEach(Writer{}, len(part), func(tx *Tx, i int) error {
+			r, bad := h.stored(tx, part[i])
+			if bad != nil {
+				tx.After(func() { damaged = errors.Join(damaged, bad) })
 			}
-			return nil
+			for _, slot := range counts[part[i]] {
+				r.Add(slot)
+			}
+			return tx.Put(usageBucket, part[i].key(), r.Append(nil))
 		})
-		if damaged = errors.Join(damaged, bad); err != nil {
+		for _, s := range part[:done] {
+			delete(counts, s)
+		}
+		if err != nil {
 			h.unstored = counts
 			return errors.Join(damaged, err)
-		}
-		for _, s := range part {
-			delete(counts, s)
 		}
 	}
 	return damaged
@@ -312,7 +307,7 @@ func (h *History) Of(s subject, span period) ([]bucket, error) {
 
 // LimitedAt returns when a limit last refused a request with this key. It returns the zero
 // time if that did not happen in this run of the program, or if it happened more than
-// limitedSpan ago and a Sweep has run since.
+// limitedSpan ago and Forget has run since.
 func (h *History) LimitedAt(key string) time.Time {
 	t := &h.shards[maphash.String(h.seed, key)%uint64(len(h.shards))]
 	t.mu.Lock()
@@ -339,8 +334,8 @@ func (h *History) Limited(now time.Time) map[string]bool {
 // limitedSpan is how long History remembers that a limit refused a key.
 const limitedSpan = 5 * time.Minute
 
-// forget deletes the times for LimitedAt that are older than limitedSpan.
-func (h *History) forget(now time.Time) {
+// Forget deletes the times for LimitedAt that are older than limitedSpan. Call it about once a minute.
+func (h *History) Forget(now time.Time) {
 	for i := range h.shards {
 		t := &h.shards[i]
 		t.mu.Lock()
@@ -517,11 +512,12 @@ func (r ranking) Part(from, to int) (part []used) {
 // storedRanking is the stored part of a ranking.
 type storedRanking struct {
 	span period // its Now is the end of the period
+	at   uint64 // Store.Generation of usageBucket: other nodes of a cluster write to it as well
 	list []used
 }
 
 // Ranked returns the subjects of a kind that have requests in a period. What is stored is read only
-// once between two calls of Flush or Sweep, for the same period. Do not call Ranked inside a
+// once between two calls of Flush or Sweep, on any node of a cluster, for the same period. Do not call Ranked inside a
 // transaction.
 func (h *History) Ranked(kind byte, span period) (r ranking, err error) {
 	h.flushing.RLock()
@@ -559,7 +555,8 @@ func (h *History) rankStored(tx *Tx, kind byte, span period) (list []used, err e
 	h.ranks.Lock()
 	defer h.ranks.Unlock()
 	span.Now = span.To()
-	if r, ok := h.ranked[kind]; ok && r.span == span {
+	at := h.store.Generation(usageBucket).Load()
+	if r, ok := h.ranked[kind]; ok && r.span == span && r.at == at {
 		return r.list, nil
 	}
 	within := span
@@ -582,7 +579,7 @@ func (h *History) rankStored(tx *Tx, kind byte, span period) (list []used, err e
 	if h.ranked == nil {
 		h.ranked = map[byte]storedRanking{}
 	}
-	h.ranked[kind] = storedRanking{span, list}
+	h.ranked[kind] = storedRanking{span, at, list}
 	return list, nil
 }
 
@@ -593,25 +590,21 @@ func (h *History) changed() { h.ranked = nil }
 // days. One call reads up to maxSwept histories, and the next call continues after them.
 // Call it about once a minute.
 func (h *History) Sweep(now time.Time) error {
-	h.forget(now)
-	h.flushing.Lock() // so that no Flush adds to a history after Sweep has read it
-	defer h.flushing.Unlock()
 	var over [][]byte
 	seen, from := 0, h.swept
 	h.swept = nil
 	err := h.store.View(func(tx *Tx) error {
 		for key, raw := range tx.RangeFrom(usageBucket, from) {
 			if seen++; seen > maxSwept {
-				h.swept = append([]byte(nil), key...)
+				h.swept = bytes.Clone(key)
 				return nil
 			}
 			value, err := Unseal(usageBucket, key, raw)
 			if err != nil {
 				return err
 			}
-			r, err := readRing(value)
-			if err == nil && len(r.Within(period{stepHour, stepHour.Kept(), now}))+len(r.Within(period{StepDay, StepDay.Kept(), now})) == 0 {
-				over = append(over, append([]byte(nil), key...))
+			if r, err := readRing(value); err == nil && r.over(now) {
+				over = append(over, bytes.Clone(key))
 			}
 		}
 		return nil
@@ -619,10 +612,17 @@ func (h *History) Sweep(now time.Time) error {
 	if err != nil || len(over) == 0 {
 		return err
 	}
+	h.flushing.Lock()
+	defer h.flushing.Unlock()
 	h.changed()
 	return h.store.Update(func(tx *Tx) error {
 		for _, key := range over {
-			if err := tx.Delete(usageBucket, key); err != nil {
+			// This node or another one may have added to the history since it was read.
+			r, err := h.stored(tx, subject{key[0], string(key[1:])})
+			if err == nil && r.over(now) {
+				err = tx.Delete(usageBucket, key)
+			}
+			if err != nil {
 				return err
 			}
 		}
@@ -763,6 +763,11 @@ func (r *ring) place(step Step, s Slot) {
 		}
 	}
 	*list = slices.Insert(*list, i, s)
+}
+
+// over reports whether all requests are older than the kept hours and days.
+func (r *ring) over(now time.Time) bool {
+	return len(r.Within(period{stepHour, stepHour.Kept(), now}))+len(r.Within(period{StepDay, StepDay.Kept(), now})) == 0
 }
 
 // Within returns the buckets in a period, oldest first. Empty buckets are left out.

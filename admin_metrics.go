@@ -211,10 +211,10 @@ func (m *Metrics) gauges() []promtext.Metric {
 		}),
 		gauge("last_backup_timestamp_seconds", "When the newest scheduled backup was made, or 0 if there is none.", func() float64 {
 			last, _ := o.Backups.Last()
-			if last.IsZero() {
+			if last.At.IsZero() {
 				return 0
 			}
-			return float64(last.Unix())
+			return float64(last.At.Unix())
 		}),
 		gauge("last_backup_failed", "1 if the latest scheduled backup failed, else 0.", func() float64 {
 			_, err := o.Backups.Last()

@@ -137,7 +137,7 @@ func TestMetrics_Backup(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, text := a.scrape(a.token())
-	if made, err := a.backups.Last(); err != nil || !made.Equal(epoch) || strings.Contains(text, "latchkey_last_backup_timestamp_seconds 0\n") {
+	if made, err := a.backups.Last(); err != nil || !made.At.Equal(epoch) || strings.Contains(text, "latchkey_last_backup_timestamp_seconds 0\n") {
 		t.Errorf("got %v %v", made, err)
 	}
 	a.clocks.Pass(48 * time.Hour)

@@ -180,7 +180,7 @@ func (v *overview) attention(r *Request) (rows []any, active int, err error) {
 	switch made, failed := v.backups.Last(); {
 	case failed != nil:
 		add("backup_failed", 1)
-	case made.IsZero() && v.backups.Every() == 0:
+	case made.At.IsZero() && v.backups.Every() == 0:
 		add("no_backup", 1)
 	}
 	err = v.usage.store.View(func(tx *Tx) error {

@@ -189,10 +189,10 @@ func (s *Sessions) Find(token string, use sessionUse) (found loginSession, err e
 	}
 	if !use.Live && use.At.Sub(found.SeenAt) >= seenStep {
 		// The session is read again, so that a session that was ended in the meantime is
-		// not restored.
+		// not restored, and a later use on another node of a cluster stays the last one.
 		err = s.store.Update(func(tx *Tx) error {
 			again, err := sessionTable.Get(tx, found.Hash)
-			if err != nil {
+			if err != nil || !use.At.After(again.SeenAt) {
 				return err
 			}
 			again.SeenAt, again.SeenFrom = use.At, addressText(use.From)

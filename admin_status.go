@@ -69,7 +69,7 @@ func (s *Status) show(w http.ResponseWriter, r *Request) error {
 		"api_url": nil, "version": ProgramVersion(), "go_version": runtime.Version(),
 		"started_at": Seconds(o.Started), "uptime_seconds": int64(r.Now.Sub(o.Started) / time.Second),
 		"store_id": o.Store.ID(), "store_bytes": size, "store_free_bytes": o.Store.FreeBytes(), "commits": commits, "transactions": changes,
-		"disk_free_bytes": nil, "last_backup_at": Seconds(made), "last_backup_error": nil,
+		"disk_free_bytes": nil, "last_backup_at": Seconds(made.At), "last_backup_node": TextOrNone(made.Node), "last_backup_error": nil,
 		"backup_every_seconds": nil, "forged_records": o.Store.Forged(), "certificate_ends_at": Seconds((*s.ends.Load())()), "log_level": s.level(), "listening": *s.listening.Load(),
 		"ready": true, "not_ready_because": nil, "config": o.Config().Show(), "now": Millis(r.Now), "service_time": Millis(r.Steady),
 	}

@@ -39,7 +39,7 @@ func NoticeTokens(store *Store, now time.Time) error {
 				return err
 			}
 			token.ExpiryNoticed = token.ExpiresAt
-			if err := TokenTable.Put(tx, token); err != nil {
+			if err := TokenTable.Put(tx, token); err != nil || tx.Full() { // the next call goes on
 				return err
 			}
 		}

@@ -189,7 +189,10 @@ func (a *App) connect() error {
 		Log: a.log, Proxies: c.TrustedProxies(), ReadTimeout: c.Server.ReadTimeout, WriteTimeout: c.Server.WriteTimeout, Hold: a.connections.Hold,
 	})
 	a.guards = NewProxyRoutes(func() []string { return a.Server.Own() }, a.proxy.Forward)
-	a.Reloader = NewReloader(ReloaderOptions{store, a.Keyring, a.guards, a.log, c, a.connections.Use})
+	a.Reloader = NewReloader(ReloaderOptions{store, a.Keyring, a.guards, a.log, c, func(loaded Config) {
+		a.connections.Use(loaded)
+		a.cluster.configured(c, loaded)
+	}})
 	if err := a.assemble(registry); err != nil {
 		return err
 	}
@@ -302,7 +305,7 @@ func (a *App) observe() {
 	a.connections = NewConnections(ConnectionsOptions{Config: c, Files: OpenFileLimit(), Free: func() { a.proxy.CloseIdle() }, Log: a.log})
 	a.audit = NewAuditLog(AuditOptions{Store: store, Clock: a.clock, Keep: c.Audit.Keep, Most: c.Audit.MaxEntries, Log: a.log, Naming: naming(), Keyring: a.Keyring})
 	a.backups = NewBackups(BackupOptions{
-		Store: store, Folder: a.folder.Path, Dir: c.Backup.Dir, Every: c.Backup.Every, Keep: c.Backup.Keep, Tables: tables(), Log: a.log,
+		Store: store, Folder: a.folder.Path, Dir: c.Backup.Dir, Every: c.Backup.Every, Keep: c.Backup.Keep, Node: c.ClusterNode(), Tables: tables(), Log: a.log,
 		CheckFile: func(path string, progress Progress) (CheckResult, error) {
 			return CheckFile(path, tables(), func() (Peppers, error) { return a.peppers, nil }, progress)
 		},
@@ -437,15 +440,19 @@ func (a *App) await(tick <-chan time.Time) bool {
 	}
 }
 
-// do runs a list of work once and logs errors. It does nothing if stop is closed.
+// do runs a list of work once and logs errors. It leaves out what another node of the cluster does for all, see
+// worker. It does nothing if stop is closed.
 func (a *App) do(round []work) {
 	select {
 	case <-a.stop:
 		return
 	default:
 	}
+	turn := a.cluster.first()
 	for _, w := range round {
-		a.report(w.what, w.run(a.clock.Now()))
+		if w.by != oneNode || turn == nil || turn() {
+			a.report(w.what, w.run(a.clock.Now()))
+		}
 	}
 }
 
@@ -507,7 +514,7 @@ func (a *App) Serve(ctx context.Context, ready func(api, admin net.Addr)) error 
 		return err
 	}
 	listeners, err := OpenListeners(ListenerOptions{
-		Config: a.config, Folder: a.folder.Path, Socket: a.folder.Socket(), Clock: a.clock, Log: a.log,
+		Config: a.config, Folder: a.folder.Path, Socket: a.folder.Socket(), Clock: a.clock, Log: a.log, ACME: a.cluster.certificates(a),
 		Connections: a.connections, Sockets: sockets, API: api, Admin: admin, Local: local,
 	})
 	if err != nil {

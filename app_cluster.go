@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/crypto/acme/autocert"
+
 	"latchkey/internal/clock"
 	"latchkey/internal/cluster"
 )
@@ -25,6 +27,8 @@ type clusterEngine interface {
 	// Create creates the store of the cluster, which must have none. each calls its argument for each record. After an
 	// error there is no store, and Create can be called again.
 	Create(ctx context.Context, id string, each func(put func(cluster.Write) error) error) error
+	SetConfig(sum string)    // changes Node.Config of this node
+	Running() []cluster.Node // the nodes with a lease, by name, without a request
 	// Use chooses the store with this id. It is called once, before all other methods but Store and Create.
 	Use(id string)
 }
@@ -45,7 +49,10 @@ type clusterPart interface {
 	start(a *App) error                   // begins to renew the lease
 	serving() func() error                // ServerOptions.Serving
 	awaitServing() error                  // waits until the records may be used
-	first() func() bool                   // SenderOptions.Turn
+	first() func() bool                   // whether this node does what one node does for all, see worker; nil: there are no others
+	certificates(a *App) autocert.Cache   // ListenerOptions.ACME
+	configured(running, loaded Config)    // a configuration was reloaded; running is that of the start
+	work() []work                         // the background work about the other nodes
 	door(pages http.Handler) http.Handler // shows browsers their own changes
 	lost() <-chan error                   // receives the reason why the node may no longer be part of the cluster
 	close() error                         // the store must be closed
@@ -59,6 +66,9 @@ func (alone) start(*App) error                     { return nil }
 func (alone) serving() func() error                { return nil }
 func (alone) awaitServing() error                  { return nil }
 func (alone) first() func() bool                   { return nil }
+func (alone) certificates(*App) autocert.Cache     { return nil }
+func (alone) configured(Config, Config)            {}
+func (alone) work() []work                         { return nil }
 func (alone) door(pages http.Handler) http.Handler { return pages }
 func (alone) lost() <-chan error                   { return nil }
 func (alone) close() error                         { return nil }
@@ -116,15 +126,17 @@ func joinCluster(c Config, log *slog.Logger) (clusterPart, error) {
 
 // membership is the clusterPart of a node.
 type membership struct {
-	late    *lateEngine
-	self    cluster.Node
-	keyring atomic.Pointer[Keyring] // nil until start
-	store   *Store                  // nil until start
-	log     *slog.Logger
-	ctx     context.Context
-	stop    context.CancelFunc
-	ended   sync.WaitGroup
-	failed  chan error // see lost
+	late     *lateEngine
+	self     cluster.Node
+	keyring  atomic.Pointer[Keyring] // nil until start
+	store    *Store                  // nil until start
+	log      *slog.Logger
+	ctx      context.Context
+	stop     context.CancelFunc
+	ended    sync.WaitGroup
+	failed   chan error             // see lost
+	config   atomic.Pointer[string] // ConfigSum
+	compared map[string][2]string   // by node: the ConfigSum of this node and of the other one when compare last saw them
 }
 
 // dialTimes are how long an App waits for etcd when it starts, and how often it tries again later.
@@ -136,11 +148,12 @@ const (
 // newMembership connects to the cluster of a configuration. If etcd cannot be reached, but the data folder has a
 // view of the cluster, it goes on without: the node does not serve until it can be reached.
 func newMembership(c Config, log *slog.Logger) (clusterPart, error) {
-	m := &membership{log: log, failed: make(chan error, 1)}
+	m := &membership{log: log, failed: make(chan error, 1), compared: map[string][2]string{}}
 	m.ctx, m.stop = context.WithCancel(context.Background())
 	host, _ := os.Hostname() // only for people
 	m.self = cluster.Node{Name: c.Cluster.Name, Host: host, Version: ProgramVersion(), Format: StoreFormat, Started: time.Now().UTC(), Running: true}
 	m.late = &lateEngine{opened: make(chan struct{})}
+	m.configured(c, c)
 	open := func() (clusterEngine, ClusterStore, error) {
 		ctx, cancel := context.WithTimeout(m.ctx, firstDial)
 		defer cancel()
@@ -215,7 +228,10 @@ func (m *membership) start(a *App) error {
 		if m.late.wait(m.ctx) != nil {
 			return
 		}
-		err := m.late.engine.Join(m.ctx, m.self)
+		self := m.self
+		self.Config = *m.config.Load()
+		err := m.late.engine.Join(m.ctx, self)
+		m.late.engine.SetConfig(*m.config.Load()) // it may have been reloaded meanwhile
 		if err == nil {
 			err = m.late.engine.Keep(m.ctx, &localNode{store: a.Store, clock: a.clock, limiter: a.Limiter})
 		}
@@ -274,11 +290,57 @@ func (m *membership) awaitServing() error {
 	}
 }
 
-// first returns SenderOptions.Turn.
+// first returns a function that reports whether this node does what one node does for all.
 func (m *membership) first() func() bool {
 	return func() bool {
 		e := m.late.now.Load()
 		return e != nil && (*e).First()
+	}
+}
+
+// certificates returns ListenerOptions.ACME.
+func (m *membership) certificates(a *App) autocert.Cache {
+	return &SharedACME{Store: a.Store, Peppers: a.peppers, Folder: ACMEFolder(a.folder.Path), Turn: m.first(), Clock: a.clock}
+}
+
+// configured registers what other nodes compare of the configuration, see ConfigSum.
+func (m *membership) configured(running, loaded Config) {
+	sum := ConfigSum(ConfigInForce(running, loaded))
+	m.config.Store(&sum)
+	if e := m.late.now.Load(); e != nil {
+		(*e).SetConfig(sum)
+	}
+}
+
+// work returns the background work about the other nodes.
+func (m *membership) work() []work {
+	return []work{{10 * time.Second, "compare the configuration with that of the other nodes", eachNode, func(time.Time) error {
+		if e := m.late.now.Load(); e != nil {
+			m.compare((*e).Running())
+		}
+		return nil
+	}}}
+}
+
+// compare logs which nodes have another configuration than this one, once for each change.
+func (m *membership) compare(nodes []cluster.Node) {
+	own := *m.config.Load()
+	for _, n := range nodes {
+		if n.Name == m.self.Name || n.Config == "" {
+			continue
+		}
+		before, seen := m.compared[n.Name]
+		now := [2]string{own, n.Config}
+		if m.compared[n.Name] = now; seen && before == now {
+			continue
+		}
+		switch {
+		case n.Config != own:
+			m.log.Warn("another node of the cluster has a different configuration, so that it may decide differently about requests; compare the files, then reload or restart",
+				"node", n.Name, "host", n.Host, "version", n.Version)
+		case seen:
+			m.log.Info("another node of the cluster has the same configuration again", "node", n.Name)
+		}
 	}
 }
 

@@ -20,8 +20,23 @@ type part struct {
 type work struct {
 	every time.Duration             // the period
 	what  string                    // names the task in the log if run returns an error
+	by    worker                    // which nodes of a cluster do it
 	run   func(now time.Time) error // does the task once; now is the time of the wall clock
 }
+
+// worker says which nodes of a cluster do a task. A server that is alone does all tasks.
+type worker int
+
+const (
+	// oneNode means that the first running node does the task for all, because it is about records, which all nodes
+	// have. When that node ends, another one is the first as soon as its lease is over. For a moment two nodes may do
+	// the task, and a node that was paused goes on with it later. So the task must decide in the transaction of its
+	// change what is to be done, not before.
+	oneNode worker = iota + 1
+	// eachNode means that each node does the task for itself, because it is about the memory, the clock, the log or the
+	// files of that node.
+	eachNode
+)
 
 // registry lists all parts of the service. To add a resource, add a part here. Tasks
 // with the same period run in the order of this list.
@@ -48,16 +63,17 @@ type work struct {
 //   - reloadOnHangup (main.go) reloads the configuration at SIGHUP, while Serve runs.
 var registry = []part{
 	{name: "clock", work: func(a *App) []work {
-		return []work{{time.Second, "check the wall clock", func(time.Time) error { a.catch(); return nil }}}
+		return []work{{time.Second, "check the wall clock", eachNode, func(time.Time) error { a.catch(); return nil }}}
 	}},
 	{name: "store", work: func(a *App) []work {
-		return []work{{10 * time.Second, "check the database file", func(time.Time) error { a.Store.CheckFile(); return nil }}}
+		return []work{{10 * time.Second, "check the database file", eachNode, func(time.Time) error { a.Store.CheckFile(); return nil }}}
 	}},
+	{name: "cluster", work: func(a *App) []work { return a.cluster.work() }},
 	{name: "limits", work: func(a *App) []work {
-		return []work{{time.Minute, "delete unused limit counters", func(now time.Time) error { a.Limiter.Sweep(a.clock.Steady(now)); return nil }}}
+		return []work{{time.Minute, "delete unused limit counters", eachNode, func(now time.Time) error { a.Limiter.Sweep(a.clock.Steady(now)); return nil }}}
 	}},
 	{name: "sender", work: func(a *App) []work {
-		return []work{{time.Second, "start due webhook deliveries", func(time.Time) error { a.Sender.Wake(); return nil }}}
+		return []work{{time.Second, "start due webhook deliveries", oneNode, func(time.Time) error { a.Sender.Wake(); return nil }}}
 	}},
 	{name: "owners", tables: OwnerTables(), routes: func(a *App) Routes {
 		return Routes{Admin: NewOwners(a.Store, a.Keyring, a.Limiter).AdminRoutes()}
@@ -87,14 +103,14 @@ var registry = []part{
 	{name: "calendar", klen: true, tables: EventTables(), routes: func(a *App) Routes {
 		return Routes{Keyed: NewCalendar(a.Store, a.Limiter).Routes()}
 	}, work: func(a *App) []work {
-		return []work{{time.Second, "send reminders", func(now time.Time) error { return FireReminders(a.Store, now) }}}
+		return []work{{time.Second, "send reminders", oneNode, func(now time.Time) error { return FireReminders(a.Store, now) }}}
 	}},
 	{name: "events for the operator", klen: true, routes: func(a *App) Routes { return Routes{Admin: NewAdminEvents(a.Store).AdminRoutes()} }},
 	{name: "availability", klen: true, routes: func(a *App) Routes { return Routes{Keyed: NewAvailability(a.Store).Routes()} }},
 	{name: "iCalendar files", klen: true, routes: func(a *App) Routes { return Routes{Open: NewICS(a.Store).OpenRoutes()} }},
 	{name: "schedules", klen: true, tables: ScheduleTables(), routes: func(a *App) Routes { return Routes{Admin: NewSchedules(a.Store).AdminRoutes()} }},
 	{name: "dialers", klen: true, routes: func(a *App) Routes { return Routes{Admin: a.dialer.AdminRoutes()} }, work: func(a *App) []work {
-		return []work{{time.Second, "end expired leases of dialers", a.dialer.Lapse}}
+		return []work{{time.Second, "end expired leases of dialers", oneNode, a.dialer.Lapse}}
 	}},
 	{name: "verification", routes: func(a *App) Routes {
 		p := NewVerifier(a.Store, a.Keyring, a.Limiter)
@@ -105,36 +121,36 @@ var registry = []part{
 		return Routes{Free: p.FreeRoutes(), Admin: p.AdminRoutes()}
 	}, work: func(a *App) []work {
 		return []work{
-			{time.Minute, "end previous secrets", func(now time.Time) error { return a.Keyring.Sweep(a.clock.Earliest(now)) }},
-			{a.config.Keys.LastUsedInterval, "store the last uses of keys", func(time.Time) error { return a.Keyring.Flush() }},
+			{time.Minute, "end previous secrets", oneNode, func(now time.Time) error { return a.Keyring.Sweep(a.clock.Earliest(now)) }},
+			{a.config.Keys.LastUsedInterval, "store the last uses of keys", eachNode, func(time.Time) error { return a.Keyring.Flush() }},
 		}
 	}},
 	{name: "key import", routes: func(a *App) Routes {
 		return Routes{Admin: NewKeyImport(a.Store, a.Keyring, NewKeyForm(a.Keyring, a.keyRules())).AdminRoutes()}
 	}},
 	{name: "observed limits", work: func(a *App) []work {
-		return []work{{a.config.Keys.LastUsedInterval, "store the counts of observed limits", func(now time.Time) error {
+		return []work{{a.config.Keys.LastUsedInterval, "store the counts of observed limits", eachNode, func(now time.Time) error {
 			return a.Limiter.Observed.Flush(a.clock.Steady(now))
 		}}}
 	}},
 	{name: "idempotency", tables: IdempotencyTables(), work: func(a *App) []work {
-		return []work{{time.Minute, "delete old idempotency keys", func(now time.Time) error {
+		return []work{{time.Minute, "delete old idempotency keys", oneNode, func(now time.Time) error {
 			return errors.Join(SweepRequests(a.Store, now), SweepReplays(a.Store, now))
 		}}}
 	}},
 	{name: "admin tokens", tables: TokenTables(), routes: func(a *App) Routes { return Routes{Admin: a.tokens.AdminRoutes()} }, work: func(a *App) []work {
-		return []work{{time.Minute, "find admin tokens that expire soon", func(now time.Time) error { return NoticeTokens(a.Store, a.clock.Latest(now)) }}}
+		return []work{{time.Minute, "find admin tokens that expire soon", oneNode, func(now time.Time) error { return NoticeTokens(a.Store, a.clock.Latest(now)) }}}
 	}},
 	{name: "storage", tables: StorageWatchTables(), work: func(a *App) []work {
 		return []work{
-			{time.Second, "check the free disk space", a.storage.CheckDisk},
-			{time.Minute, "find owners whose storage is nearly full", a.storage.CheckOwners},
+			{time.Second, "check the free disk space", eachNode, a.storage.CheckDisk},
+			{time.Minute, "find owners whose storage is nearly full", oneNode, a.storage.CheckOwners},
 		}
 	}},
 	{name: "notices", tables: NoticeTables(), work: func(a *App) []work {
 		return []work{
-			{time.Second, "store events about reached limits", func(time.Time) error { return a.notices.Flush() }},
-			{time.Minute, "find keys that expire soon", func(now time.Time) error { return a.notices.Expiring(a.clock.Latest(now)) }},
+			{time.Second, "store events about reached limits", eachNode, func(time.Time) error { return a.notices.Flush() }},
+			{time.Minute, "find keys that expire soon", oneNode, func(now time.Time) error { return a.notices.Expiring(a.clock.Latest(now)) }},
 		}
 	}},
 	{name: "webhooks", tables: slices.Concat(WebhookTables(), OutboxTables()), routes: func(a *App) Routes {
@@ -145,30 +161,35 @@ var registry = []part{
 		}
 		return Routes{Keyed: p.Routes(), Admin: p.AdminRoutes()}
 	}, work: func(a *App) []work {
-		return []work{{time.Minute, "delete old webhook deliveries", func(now time.Time) error { return SweepOutbox(a.Store, now) }}}
+		return []work{{time.Minute, "delete old webhook deliveries", oneNode, func(now time.Time) error { return SweepOutbox(a.Store, now) }}}
 	}},
 	{name: "operators", tables: OperatorTables(), routes: func(a *App) Routes { return Routes{Admin: a.Operators.AdminRoutes()} }},
 	{name: "sessions", tables: slices.Concat(SessionTables(), FactorTables()), routes: func(a *App) Routes {
 		return Routes{Admin: slices.Concat(a.sessions.AdminRoutes(), a.accounts.AdminRoutes())}
 	}, work: func(a *App) []work {
-		return []work{{time.Minute, "delete expired sessions", func(now time.Time) error { return a.sessions.Sweep(a.clock.Earliest(now)) }}}
+		return []work{{time.Minute, "delete expired sessions", oneNode, func(now time.Time) error { return a.sessions.Sweep(a.clock.Earliest(now)) }}}
 	}},
 	{name: "usage history", routes: func(a *App) Routes {
 		return Routes{Admin: NewUsage(a.Store, a.Keyring, a.history).AdminRoutes()}
 	}, work: func(a *App) []work {
 		return []work{
-			{time.Minute, "delete old usage history", a.history.Sweep},
-			{a.config.Keys.LastUsedInterval, "store the usage history", func(time.Time) error { return a.history.Flush() }},
+			{time.Minute, "delete old usage history", oneNode, a.history.Sweep},
+			{time.Minute, "forget which keys were at a limit", eachNode, func(now time.Time) error { a.history.Forget(now); return nil }},
+			{a.config.Keys.LastUsedInterval, "store the usage history", eachNode, func(time.Time) error { return a.history.Flush() }},
 		}
 	}},
 	{name: "audit log", tables: AuditTables(), routes: func(a *App) Routes { return Routes{Admin: a.audit.AdminRoutes()} }, work: func(a *App) []work {
-		return []work{{time.Minute, "maintain the audit log", a.audit.Tend}}
+		return []work{
+			{time.Minute, "record in the audit log how many refusals it has left out", eachNode, a.audit.RecordSkipped},
+			{time.Minute, "delete old audit entries", oneNode, a.audit.Cut},
+			{time.Minute, "log the head of the audit log", eachNode, a.audit.LogHead},
+		}
 	}},
 	{name: "metrics", routes: func(a *App) Routes { return Routes{Admin: a.metrics.AdminRoutes()} }, work: func(a *App) []work {
-		return []work{{time.Minute, "count the keys", func(now time.Time) error { return a.metrics.CountKeys(a.clock.Latest(now)) }}}
+		return []work{{time.Minute, "count the keys", eachNode, func(now time.Time) error { return a.metrics.CountKeys(a.clock.Latest(now)) }}}
 	}},
 	{name: "backups", routes: func(a *App) Routes { return Routes{Admin: a.backups.AdminRoutes()} }, work: func(a *App) []work {
-		return []work{{time.Minute, "make a scheduled backup", a.backups.Due}}
+		return []work{{time.Minute, "make a scheduled backup", oneNode, a.backups.Due}}
 	}},
 	{name: "status", routes: func(a *App) Routes { return Routes{Admin: a.status.AdminRoutes()} }},
 	{name: "refusals", routes: func(a *App) Routes { return Routes{Admin: a.refusals.AdminRoutes()} }},
@@ -218,7 +239,12 @@ func (a *App) assemble(parts []part) error {
 		named[p.name] = true
 		absent := p.klen && !a.config.Contract.Enabled
 		if p.work != nil && !absent {
-			a.work = append(a.work, p.work(a)...)
+			for _, w := range p.work(a) {
+				if w.by != oneNode && w.by != eachNode {
+					problems = append(problems, fmt.Errorf("the work %q in app_registry.go does not say which nodes of a cluster do it", w.what))
+				}
+				a.work = append(a.work, w)
+			}
 		}
 		if p.routes == nil {
 			continue

@@ -215,7 +215,7 @@ func TestApp_work(t *testing.T) {
 		}
 		return errors.New("a fault of it")
 	}
-	a.repeat([]work{{time.Millisecond, "first", run}, {time.Millisecond, "second", run}, {2 * time.Millisecond, "third", run}, {3 * time.Millisecond, "fourth", run}})
+	a.repeat([]work{{time.Millisecond, "first", eachNode, run}, {time.Millisecond, "second", eachNode, run}, {2 * time.Millisecond, "third", eachNode, run}, {3 * time.Millisecond, "fourth", eachNode, run}})
 	if together.Load() {
 		t.Error("two pieces of work ran at the same time")
 	}

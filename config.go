@@ -370,13 +370,17 @@ func (c Config) hostURL(address string, t ListenerTLS) string {
 func (c Config) Differing(other Config) (keys []string) {
 	theirs := other.settings()
 	for i, s := range c.settings() {
-		section, _, _ := strings.Cut(s.Key, ".")
-		applied := section == "limit" || section == "bounds" || s.Key == "log.level" || strings.HasPrefix(s.Key, "server.max_connections")
-		if s.Text() != theirs[i].Text() && !applied {
+		if s.Text() != theirs[i].Text() && !reloads(s.Key) {
 			keys = append(keys, s.Key)
 		}
 	}
 	return keys
+}
+
+// reloads reports whether a reload applies a setting.
+func reloads(key string) bool {
+	section, _, _ := strings.Cut(key, ".")
+	return section == "limit" || section == "bounds" || key == "log.level" || strings.HasPrefix(key, "server.max_connections")
 }
 
 // settings returns the settings in the order of the struct. The Field of each points into c.

@@ -8,12 +8,14 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"latchkey/internal/cluster"
 	"latchkey/internal/keytext"
+	"latchkey/internal/sorted"
 )
 
 // Keyring finds keys by their secret and stores them. It keeps a limited number of recently found
@@ -471,7 +473,7 @@ func (k *Keyring) Sweep(now time.Time) error {
 			if err == nil {
 				err = k.Save(tx, key)
 			}
-			if err != nil {
+			if err != nil || tx.Full() {
 				return err
 			}
 		}
@@ -531,8 +533,22 @@ func storedUse(tx *Tx, storeKey []byte) (use LastUse, err error) {
 	return use, err
 }
 
-// Flush stores the uses that were recorded since the last Flush. If it returns an error, the counts
-// of these uses may be lost.
+// usesOfKey are the uses of a key that a Flush has taken from its entries.
+type usesOfKey struct {
+	id      string
+	sum     LastUse
+	entries []takenUse
+}
+
+// takenUse are the uses of one secret that a Flush has taken from its entry.
+type takenUse struct {
+	entry *CacheEntry
+	key   *Key // state of the key when they were taken
+	use   LastUse
+}
+
+// Flush adds the uses that were recorded since the last Flush to those in the store. If it returns an
+// error, the counts of these uses may be lost.
 func (k *Keyring) Flush() error {
 	k.dirtyMu.Lock()
 	dirty := k.dirty
@@ -541,36 +557,15 @@ func (k *Keyring) Flush() error {
 	if len(dirty) == 0 {
 		return nil
 	}
-	taken := make([]LastUse, len(dirty))
-	keys, secrets := map[string]LastUse{}, map[*Key]LastUse{} // outside the transaction, which may run twice
-	for i, h := range dirty {
-		use, key := h.Take(), h.Key()
-		taken[i] = use
-		sum := keys[key.ID]
-		sum.Add(use)
-		keys[key.ID] = sum
-		if key.Serial > 0 {
-			secrets[key] = use
-		}
-	}
+	taken := takeUses(dirty)
 	var damaged error
-	err := k.store.Update(func(tx *Tx) error {
-		damaged = nil
-		for key, use := range secrets {
-			now, err := KeyTable.Get(tx, []byte(key.ID))
-			if err == nil && now.HasSecret(key.SecretSerial()) {
-				err = addUse(tx, useKey(key.ID, key.SecretSerial()), use)
-			}
-			damaged = errors.Join(damaged, err)
-		}
-		for id, use := range keys {
-			damaged = errors.Join(damaged, addKeyUse(tx, id, use))
+	done, err := k.store.UpdateEach(Writer{}, len(taken), func(tx *Tx, i int) error {
+		if bad := taken[i].add(tx); bad != nil {
+			tx.After(func() { damaged = errors.Join(damaged, bad) })
 		}
 		return nil
 	})
-	if err != nil {
-		k.giveBack(dirty, taken)
-	}
+	k.giveBack(taken[done:])
 	k.dirtyMu.Lock()
 	k.flushing = nil
 	k.dirtyMu.Unlock()
@@ -580,15 +575,49 @@ func (k *Keyring) Flush() error {
 	return errors.Join(damaged, err)
 }
 
-// giveBack has the next Flush store the uses that were taken from entries, in the same order.
-func (k *Keyring) giveBack(entries []*CacheEntry, taken []LastUse) {
-	for i, h := range entries {
-		if !h.Return(taken[i]) {
+// takeUses takes the uses from entries. It returns them by key, in the order of the ids.
+func takeUses(entries []*CacheEntry) []*usesOfKey {
+	byID, list := map[string]*usesOfKey{}, make([]*usesOfKey, 0, len(entries))
+	for _, h := range entries {
+		use, key := h.Take(), h.Key()
+		u := byID[key.ID]
+		if u == nil {
+			u = &usesOfKey{id: key.ID}
+			byID[key.ID], list = u, append(list, u)
+		}
+		u.sum.Add(use)
+		u.entries = append(u.entries, takenUse{h, key, use})
+	}
+	sorted.Func(list, func(a, b *usesOfKey) int { return strings.Compare(a.id, b.id) })
+	return list
+}
+
+// add merges the uses into those in the store.
+func (u *usesOfKey) add(tx *Tx) (err error) {
+	for _, t := range u.entries {
+		if t.key.Serial == 0 {
 			continue
 		}
-		k.dirtyMu.Lock()
-		k.dirty = append(k.dirty, h)
-		k.dirtyMu.Unlock()
+		now, bad := KeyTable.Get(tx, []byte(u.id))
+		if bad == nil && now.HasSecret(t.key.SecretSerial()) {
+			bad = addUse(tx, useKey(u.id, t.key.SecretSerial()), t.use)
+		}
+		err = errors.Join(err, bad)
+	}
+	return errors.Join(err, addKeyUse(tx, u.id, u.sum))
+}
+
+// giveBack has the next Flush store uses that were taken, in the same order.
+func (k *Keyring) giveBack(taken []*usesOfKey) {
+	for _, u := range taken {
+		for _, t := range u.entries {
+			if !t.entry.Return(t.use) {
+				continue
+			}
+			k.dirtyMu.Lock()
+			k.dirty = append(k.dirty, t.entry)
+			k.dirtyMu.Unlock()
+		}
 	}
 }
 

@@ -637,13 +637,8 @@ func (l *Limiter) Close() error {
 	}
 	for part := range slices.Chunk(entries, 10_000) {
 		// Ahead, so that it comes after the reserves that are still queued.
-		err := l.store.UpdateBy(Writer{Ahead: true}, func(tx *Tx) error {
-			for _, e := range part {
-				if err := tx.Put("meters", e.key, e.record); err != nil {
-					return err
-				}
-			}
-			return nil
+		_, err := l.store.UpdateEach(Writer{Ahead: true}, len(part), func(tx *Tx, i int) error {
+			return tx.Put("meters", part[i].key, part[i].record)
 		})
 		if err != nil {
 			return fmt.Errorf("store the limit counts: %w", err)

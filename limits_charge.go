@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 )
@@ -300,26 +301,20 @@ func (o *dryRunCounts) Flush(now time.Time) error {
 		return nil
 	}
 	var damaged error
-	err := o.store.Update(func(tx *Tx) error {
-		damaged = nil
-		for at, n := range fresh {
-			stored, err := readDryRuns(tx, at)
-			if err != nil {
-				damaged = errors.Join(damaged, err)
-				continue
-			}
-			if err := tx.Put("observed", counterKey(at.id, at.limit), binary.AppendUvarint(nil, stored+n)); err != nil {
-				return err
-			}
+	places := slices.Collect(maps.Keys(fresh))
+	done, err := o.store.UpdateEach(Writer{}, len(places), func(tx *Tx, i int) error {
+		at := places[i]
+		stored, err := readDryRuns(tx, at)
+		if err != nil {
+			tx.After(func() { damaged = errors.Join(damaged, err) })
+			return nil
 		}
-		return nil
+		return tx.Put("observed", counterKey(at.id, at.limit), binary.AppendUvarint(nil, stored+fresh[at]))
 	})
-	if err != nil {
-		o.mu.Lock()
-		for at, n := range fresh {
-			o.fresh[at] += n
-		}
-		o.mu.Unlock()
+	o.mu.Lock()
+	for _, at := range places[done:] {
+		o.fresh[at] += fresh[at]
 	}
+	o.mu.Unlock()
 	return errors.Join(damaged, err)
 }

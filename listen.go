@@ -20,6 +20,7 @@ import (
 
 	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/coreos/go-systemd/v22/daemon"
+	"golang.org/x/crypto/acme/autocert"
 
 	"latchkey/internal/certs"
 	"latchkey/internal/clock"
@@ -38,6 +39,7 @@ type ListenerOptions struct {
 	Socket string // path of the control socket
 	Clock  *clock.Clock
 	Log    *slog.Logger
+	ACME   autocert.Cache // the certificates that the nodes of a cluster share; nil: they are in the data folder
 
 	// Sockets are listeners that the service manager has already opened, by name: "api", "admin" or
 	// "acme". They are used instead of the addresses in Config.
@@ -47,6 +49,9 @@ type ListenerOptions struct {
 
 	API, Admin, Local http.Handler // handlers of the listeners; Local is for the control socket
 }
+
+// ACMEFolder returns the folder in a data folder where a server that is alone keeps its ACME certificates.
+func ACMEFolder(data string) string { return filepath.Join(data, "acme") }
 
 // Listeners has the listeners of the service and their HTTP servers: for the API, for the admin
 // endpoint and for the control socket. If the configuration asks for it, another listener answers
@@ -85,7 +90,7 @@ func OpenListeners(o ListenerOptions) (*Listeners, error) {
 		var err error
 		d.issuer, err = certs.NewIssuer(certs.IssuerOptions{
 			Domains: c.ACME.Domains, Email: c.ACME.Email, Directory: c.ACME.Directory, CAFile: c.ACME.CAFile,
-			Folder: filepath.Join(o.Folder, "acme"), Clock: o.Clock, Log: o.Log,
+			Folder: ACMEFolder(o.Folder), Cache: o.ACME, Clock: o.Clock, Log: o.Log,
 		})
 		if err != nil {
 			return nil, errors.Join(err, d.release())

@@ -45,6 +45,7 @@ import (
 
 	"latchkey/cli"
 	"latchkey/internal/clock"
+	"latchkey/internal/cluster"
 	"latchkey/internal/hangup"
 	"latchkey/internal/logqueue"
 	"latchkey/internal/secrettext"
@@ -280,9 +281,11 @@ func (s service) ClusterNodes(ctx context.Context) ([]cli.ClusterNode, error) {
 		return nil, err
 	}
 	nodes, err := commands.Nodes(ctx, s.config.Cluster)
-	list := []cli.ClusterNode{}
+	list, common := []cli.ClusterNode{}, cluster.CommonConfig(nodes)
 	for _, n := range nodes {
-		list = append(list, cli.ClusterNode{Name: n.Name, Running: n.Running, Host: n.Host, Version: n.Version, Format: n.Format, Started: n.Started})
+		list = append(list, cli.ClusterNode{
+			Name: n.Name, Running: n.Running, Host: n.Host, Version: n.Version, Format: n.Format, Started: n.Started, Config: n.Config, Differs: n.Differs(common),
+		})
 	}
 	return list, err
 }

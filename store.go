@@ -330,6 +330,26 @@ func (s *Store) CopyWatched(path string, progress Progress) error {
 // be on disk. Do not call Update inside a transaction.
 func (s *Store) Update(run func(*Tx) error) error { return s.UpdateBy(Writer{}, run) }
 
+// UpdateEach calls run for each number from 0 to n-1 in as few transactions as the store takes them in. It returns how many were
+// stored: with an error those before it are. run may be called more than once, as in Update.
+func (s *Store) UpdateEach(by Writer, n int, run func(tx *Tx, i int) error) (done int, err error) {
+	for done < n && err == nil {
+		next := done
+		err = s.UpdateBy(by, func(tx *Tx) error {
+			for next = done; next < n && (next == done || !tx.Full()); next++ {
+				if err := run(tx, next); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err == nil {
+			done = next
+		}
+	}
+	return done, err
+}
+
 // UpdateBy is like Update, for a change on behalf of a Writer. The bounds on what an owner may store
 // apply to the change.
 func (s *Store) UpdateBy(by Writer, run func(*Tx) error) error {

@@ -628,6 +628,9 @@ func (r *replica) takeOther(tx *Tx, w cluster.Write) error {
 	if err := tx.setRaw(w); err != nil {
 		return err
 	}
+	if !slices.Contains(tx.Changed, w.Bucket) { // no table announces it
+		tx.Changed = append(tx.Changed, w.Bucket)
+	}
 	if r.owned[w.Bucket] && len(w.Key) == 8 {
 		tx.grew(binary.BigEndian.Uint64(w.Key), ownerGrowth{storedSize(tx, w.Bucket, w.Key) - had, false, 0})
 	}

@@ -92,6 +92,10 @@ func (tx *Tx) step() {
 // answers from a state before it.
 func (tx *Tx) Secure() { tx.secure = true }
 
+// Full reports whether a change that can be divided should leave the rest to another transaction, because a shared store takes
+// only so much at once, see cluster.MaxWrites. It is false if the store is not shared.
+func (tx *Tx) Full() bool { return tx.written.full() }
+
 // After registers a function that is called once the transaction is on disk, before
 // Update returns. It is not called if the transaction fails. It runs in the
 // committer's goroutine and must not block.

@@ -147,18 +147,11 @@ func (n *OperatorEvents) prune(now time.Time) {
 }
 
 func (n *OperatorEvents) raise(fresh []reachedNow) error {
-	for len(fresh) > 0 {
-		part := fresh[:min(len(fresh), noticesAtOnce)]
-		fresh = fresh[len(part):]
-		err := n.store.Update(func(tx *Tx) error {
-			for _, r := range part {
-				if err := n.raiseOne(tx, r); err != nil {
-					return err
-				}
-			}
-			return dropReached(tx, part[0].service.Add(-reachedAgain))
-		})
-		if err != nil {
+	for part := range slices.Chunk(fresh, noticesAtOnce) {
+		if _, err := n.store.UpdateEach(Writer{}, len(part), func(tx *Tx, i int) error { return n.raiseOne(tx, part[i]) }); err != nil {
+			return err
+		}
+		if err := n.store.Update(func(tx *Tx) error { return dropReached(tx, part[0].service.Add(-reachedAgain)) }); err != nil {
 			return err
 		}
 	}
@@ -214,6 +207,10 @@ func (n *OperatorEvents) Expiring(now time.Time) error {
 			for _, key := range keys {
 				if err == nil {
 					err = n.expiring(tx, key, now)
+				}
+				if tx.Full() {
+					more = true
+					break
 				}
 			}
 			return err

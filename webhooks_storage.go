@@ -153,12 +153,12 @@ func (w *StorageWatch) CheckOwners(now time.Time) error {
 	return w.store.Update(func(tx *Tx) error {
 		full, over, err := storageChanges(tx)
 		for _, s := range full[:min(len(full), noticesAtOnce)] {
-			if err == nil {
+			if err == nil && !tx.Full() {
 				err = w.warn(tx, s, now)
 			}
 		}
 		for _, owner := range over {
-			if err == nil {
+			if err == nil && !tx.Full() { // the next call goes on
 				err = storageWarningTable.Delete(tx, IDKey(owner))
 			}
 		}

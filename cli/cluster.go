@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -39,6 +40,20 @@ type ClusterNode struct {
 	Version string    `json:"version"` // version of its program
 	Format  int       `json:"format"`  // format of the records that it writes
 	Started time.Time `json:"started"` // of the last start
+	// Config is the SHA-256, in hex digits, of the settings that should be the same on all nodes; "": its version does not register it.
+	Config  string `json:"config"`
+	Differs bool   `json:"config_differs"` // more than half of the running nodes have another Config, or no more than half have the same
+}
+
+// configured returns whether the node has the configuration of the others, for people.
+func (n ClusterNode) configured() string {
+	switch {
+	case !n.Running || n.Config == "":
+		return "-"
+	case n.Differs:
+		return "differs"
+	}
+	return "same"
 }
 
 // state returns the state of the node for people.
@@ -116,12 +131,16 @@ func (s *session) listNodes(ctx context.Context, c *cli.Command) error {
 		if n.Running {
 			running++
 		}
-		rows = append(rows, []string{n.Name, n.state(), cell(n.Host), cell(n.Version), n.Started.UTC().Format(time.RFC3339)})
+		rows = append(rows, []string{n.Name, n.state(), cell(n.Host), cell(n.Version), n.configured(), n.Started.UTC().Format(time.RFC3339)})
 	}
-	if err := s.printTable([]string{"NAME", "STATE", "HOST", "VERSION", "STARTED"}, rows); err != nil {
+	if err := s.printTable([]string{"NAME", "STATE", "HOST", "VERSION", "CONFIG", "STARTED"}, rows); err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(s.env.Stdout, "\n%d of %d nodes run.\n", running, len(nodes))
+	note := ""
+	if slices.ContainsFunc(nodes, func(n ClusterNode) bool { return n.Differs }) {
+		note = "Nodes with different limits, permissions, routes or other settings may decide differently about requests: compare their configuration files.\n"
+	}
+	_, err = fmt.Fprintf(s.env.Stdout, "\n%d of %d nodes run.\n%s", running, len(nodes), note)
 	return err
 }
 

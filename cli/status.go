@@ -64,6 +64,9 @@ func (s *session) printStatus(status map[string]any, list []string) error {
 	rows = append(rows, []string{"config_loaded_at", cell(config["loaded_at"])}, []string{"database", size("store_bytes")}, []string{"disk_free", size("disk_free_bytes")})
 	for _, name := range []string{"last_backup_at", "webhook_backlog", "certificate_ends_at"} {
 		rows = append(rows, []string{name, cell(status[name])})
+		if node := "last_backup_node"; name == "last_backup_at" && status[node] != nil { // a cluster has it
+			rows = append(rows, []string{node, cell(status[node])})
+		}
 	}
 	if err := s.printTable(nil, rows); err != nil {
 		return err

@@ -216,6 +216,9 @@ func TestCluster_Nodes(t *testing.T) {
 	if exit != 0 || strings.Count(list, `"running": true`) != 3 {
 		t.Errorf("cluster nodes: exit %d, %s %s; want three that run", exit, list, errs)
 	}
+	if strings.Count(list, `"config_differs": false`) != 3 || strings.Contains(list, `"config": ""`) {
+		t.Errorf("got %s, want that all have the same configuration", list)
+	}
 	for _, name := range names {
 		if code := c.nodes[name].Stop(t); code != 0 {
 			t.Errorf("node %s ended with %d: %s", name, code, c.nodes[name].Out.Tail())

@@ -108,6 +108,12 @@ const (
 	longestPause = time.Hour
 )
 
+// ErrElsewhere means that another server obtains a certificate, which all servers have then.
+var ErrElsewhere = errors.New("another node of the cluster obtains the certificate; try again shortly")
+
+// elsewherePause is the time after which an Issuer looks whether another server has obtained a certificate.
+const elsewherePause = time.Second
+
 // IssuerOptions are the options of NewIssuer.
 type IssuerOptions struct {
 	Domains   []string // domains to obtain a certificate for, in lower case
@@ -115,8 +121,11 @@ type IssuerOptions struct {
 	Directory string   // URL of the authority's ACME directory (RFC 8555 section 7.1.1)
 	CAFile    string   // PEM file with the roots to trust at Directory; "" for the roots of the system
 	Folder    string   // folder for the certificates and the key of the ACME account
-	Clock     *clock.Clock
-	Log       *slog.Logger
+	// Cache replaces Folder if several servers share their certificates; nil: the server is alone. Its Get returns ErrElsewhere
+	// for a certificate that another server obtains.
+	Cache autocert.Cache
+	Clock *clock.Clock
+	Log   *slog.Logger
 }
 
 // Issuer obtains certificates from an authority by ACME (RFC 8555), stores them and renews them. It
@@ -136,11 +145,15 @@ type failedIssue struct {
 	until time.Time     // end of the pause
 }
 
-// NewIssuer returns an Issuer and creates its folder. It does not send requests to the authority.
+// NewIssuer returns an Issuer and creates its folder if it needs one. It does not send requests to the authority.
 // When the Issuer creates an ACME account, it agrees to the authority's terms of service.
 func NewIssuer(o IssuerOptions) (*Issuer, error) {
-	if err := durable.MakeFolder(o.Folder); err != nil {
-		return nil, fmt.Errorf("create the folder of certificates: %w", err)
+	cache := o.Cache
+	if cache == nil {
+		if err := durable.MakeFolder(o.Folder); err != nil {
+			return nil, fmt.Errorf("create the folder of certificates: %w", err)
+		}
+		cache = folderCache{autocert.DirCache(o.Folder)}
 	}
 	client := &acme.Client{DirectoryURL: o.Directory, UserAgent: "latchkey"}
 	if o.CAFile != "" {
@@ -153,7 +166,7 @@ func NewIssuer(o IssuerOptions) (*Issuer, error) {
 		client.HTTPClient = &http.Client{Transport: transport, Timeout: time.Minute}
 	}
 	return &Issuer{o: o, failed: map[string]failedIssue{}, manager: &autocert.Manager{
-		Prompt: autocert.AcceptTOS, Cache: folderCache{autocert.DirCache(o.Folder)}, HostPolicy: autocert.HostWhitelist(o.Domains...),
+		Prompt: autocert.AcceptTOS, Cache: cache, HostPolicy: autocert.HostWhitelist(o.Domains...),
 		Client: client, Email: o.Email,
 	}}, nil
 }
@@ -197,7 +210,9 @@ func (i *Issuer) Get(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 		return nil, last.err
 	}
 	cert, err := i.manager.GetCertificate(hello)
-	i.note(name, err)
+	if !errors.Is(err, ErrElsewhere) {
+		i.note(name, err)
+	}
 	return cert, err
 }
 
@@ -224,13 +239,19 @@ func (i *Issuer) note(domain string, err error) {
 // wait. It tries again until every domain has a certificate or ctx ends. Certificates are renewed
 // even when Run has returned.
 func (i *Issuer) Run(ctx context.Context) {
-	tick := time.NewTicker(leastPause)
-	defer tick.Stop()
-	for i.obtain(ctx) != nil {
+	for {
+		err := i.obtain(ctx)
+		if err == nil {
+			return
+		}
+		pause := leastPause
+		if errors.Is(err, ErrElsewhere) {
+			pause = elsewherePause
+		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
+		case <-time.After(pause):
 		}
 	}
 }
