@@ -51,7 +51,10 @@ func (m *madeCluster) Use(string) {}
 
 // Nodes implements clusterEngine.
 func (m *madeCluster) Nodes(context.Context) ([]cluster.Node, error) {
-	return slices.Clone(m.nodes), m.fault
+	if m.fault != nil {
+		return nil, m.fault
+	}
+	return slices.Clone(m.nodes), nil
 }
 
 // Remove implements clusterEngine.
