@@ -139,7 +139,11 @@ func (m *membership) attention(r *clusterReport, stopped error) (list []string) 
 	if r.err != nil {
 		add("The nodes are not known: %s.", r.err)
 	}
+	common := cluster.CommonConfig(r.nodes)
 	for _, n := range r.nodes {
+		if n.Differs(common) {
+			add("Node %s has another configuration than most nodes, so that it may decide differently about requests. Compare the files, then reload or restart.", n.Name)
+		}
 		switch {
 		case !n.Running:
 			add("Node %s (machine %s) does not run. Start it, or remove it if it is gone for good.", n.Name, cmp.Or(n.Host, "not known"))
@@ -200,12 +204,17 @@ func textOrNil(err error) any {
 
 // showNodes returns the nodes as JSON fields.
 func (m *membership) showNodes(r *clusterReport) []any {
-	list, first := []any{}, r.first()
+	list, first, common := []any{}, r.first(), cluster.CommonConfig(r.nodes)
 	for _, n := range r.nodes {
-		list = append(list, map[string]any{
+		shown := map[string]any{
 			"name": n.Name, "self": n.Name == m.self.Name, "host": n.Host, "version": n.Version, "format": n.Format, "started_at": Seconds(n.Started),
 			"running": n.Running, "acknowledged": int64(n.Acked), "works_for_all": n.Name == first,
-		})
+			"config": nil, "config_differs": n.Differs(common),
+		}
+		if n.Config != "" {
+			shown["config"] = n.Config
+		}
+		list = append(list, shown)
 	}
 	return list
 }

@@ -105,6 +105,10 @@ func TestCluster_Report(t *testing.T) {
 		{"a node is down", func(*madeCluster) {}, []string{`Node c \(machine host-c\) does not run`}, "Now 1 of 2 running nodes and 1 of 3 etcd servers may fail.",
 			[]string{"not running", `href="/cluster/c/delete"`}, []string{"latchkey_cluster_nodes 3", "latchkey_cluster_nodes_running 2", "latchkey_cluster_faults 1"}},
 		{"another version", func(m *madeCluster) { m.nodes[0].Version, m.nodes[2].Running = "9.9.9", true }, []string{"Node a runs version 9.9.9, and this node"}, "Now 2 of 3", []string{"9.9.9"}, nil},
+		{"another configuration", func(m *madeCluster) {
+			m.nodes[2].Running = true
+			m.nodes[0].Config, m.nodes[1].Config, m.nodes[2].Config = "x", "y", "x"
+		}, []string{"Node b has another configuration than most nodes"}, "Now 2 of 3", []string{"other configuration"}, nil},
 		{"an etcd server is down", func(m *madeCluster) {
 			m.nodes = m.nodes[:2]
 			m.servers[2] = cluster.Server{URL: "https://10.0.0.3:2379", Err: errors.New("connection refused")}

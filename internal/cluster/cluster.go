@@ -82,6 +82,7 @@ type Node struct {
 	Started time.Time `json:"started"`
 	Acked   Head      `json:"acked"` // the last Secure Set that its view has
 	Running bool      `json:"running"`
+	Config  string    `json:"config,omitempty"` // SHA-256 of the settings that should be the same on all nodes, in hex digits
 }
 
 // Effect is how far a Secure Set has come.
