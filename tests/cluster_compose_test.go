@@ -105,19 +105,7 @@ func TestClusterCompose(t *testing.T) {
 		}
 	}
 	for _, name := range []string{"etcd-1", "etcd-2", "etcd-3"} {
-		etcd, out := exec.Command("etcd", "--logger=zap", "--log-level=error"), &program.Output{}
-		etcd.Env = append(file.Services[name].env(in(name)), "PATH=/nowhere")
-		etcd.Stdout, etcd.Stderr = out, out
-		if err := etcd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() {
-			_ = etcd.Process.Kill()
-			_ = etcd.Wait()
-			if t.Failed() {
-				t.Log(out.Tail())
-			}
-		})
+		startEtcd(t, append(file.Services[name].env(in(name)), "PATH=/nowhere"))
 	}
 	data := func(name string) string { return filepath.Join(dir, name) }
 	command := func(name string, args ...string) *exec.Cmd {

@@ -5,11 +5,13 @@ package tests
 import (
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -73,7 +75,7 @@ func TestClusterDocs_FromNothing(t *testing.T) {
 		t.Fatalf("make the certificates: %v, %s", err, out)
 	}
 	settings, toml := clusterBlock(t, "sh", "ETCD_NAME"), clusterBlock(t, "toml", "[cluster]")
-	commands := map[int]func(args ...string) *exec.Cmd{}
+	commands, settingsOf, endEtcd := map[int]func(args ...string) *exec.Cmd{}, map[int][]string{}, map[int]func(){}
 	for machine := 1; machine <= 3; machine++ {
 		mine := settings
 		for _, line := range []string{"ETCD_NAME=etcd-1", "ETCD_CERT_FILE=/etc/etcd/etcd-10.0.0.1.crt", "ETCD_LISTEN_CLIENT_URLS=https://10.0.0.1:2379"} {
@@ -89,19 +91,8 @@ func TestClusterDocs_FromNothing(t *testing.T) {
 			}
 			env = append(env, places(machine).Replace(line))
 		}
-		etcd, out := exec.Command("etcd", "--logger=zap", "--log-level=error"), &program.Output{}
-		etcd.Env = append(env, "ETCD_DATA_DIR="+filepath.Join(dir, fmt.Sprintf("etcd-%d", machine)), "PATH=/nowhere")
-		etcd.Stdout, etcd.Stderr = out, out
-		if err := etcd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() {
-			_ = etcd.Process.Kill()
-			_ = etcd.Wait()
-			if t.Failed() {
-				t.Log(out.Tail())
-			}
-		})
+		env = append(env, "ETCD_DATA_DIR="+filepath.Join(dir, fmt.Sprintf("etcd-%d", machine)), "PATH=/nowhere")
+		settingsOf[machine], endEtcd[machine] = env, startEtcd(t, env)
 		file := fmt.Sprintf("latchkey-%d.toml", machine)
 		config := strings.NewReplacer(`name = "a"`, fmt.Sprintf(`name = "%c"`, 'a'+machine-1), "etcd-10.0.0.1", fmt.Sprintf("etcd-10.0.0.%d", machine)).Replace(toml)
 		overwrite(t, dir, file, places(machine).Replace(config))
@@ -132,6 +123,7 @@ func TestClusterDocs_FromNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	var servers []*program.Server
 	for machine := 1; machine <= 3; machine++ {
 		data := filepath.Join(dir, fmt.Sprintf("data-%d", machine))
 		if machine > 1 {
@@ -145,17 +137,73 @@ func TestClusterDocs_FromNothing(t *testing.T) {
 		}
 		serve := command(machine, "latchkey serve\n")
 		serve.Args = append(serve.Args, "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0")
-		program.ServeCommand(t, serve, data)
+		servers = append(servers, program.ServeCommand(t, serve, data))
 	}
-	for until := time.Now().Add(60 * time.Second); ; time.Sleep(100 * time.Millisecond) {
-		out, errs, exit := program.RunCommand(t, command(1, "latchkey cluster nodes\n"))
-		if exit == 0 && strings.Contains(out, "3 of 3 nodes run.") {
+	allRun := func(what string) {
+		t.Helper()
+		for until := time.Now().Add(60 * time.Second); ; time.Sleep(100 * time.Millisecond) {
+			out, errs, exit := program.RunCommand(t, command(1, "latchkey cluster nodes\n"))
+			if exit == 0 && strings.Contains(out, "3 of 3 nodes run.") {
+				return
+			}
+			if time.Now().After(until) {
+				t.Fatalf("%s: cluster nodes: exit %d, %s%s", what, exit, out, errs)
+			}
+		}
+	}
+	allRun("from nothing")
+
+	// Two of the etcd servers are lost for good, and the third goes on alone.
+	for machine := 1; machine <= 3; machine++ {
+		endEtcd[machine]()
+	}
+	for _, node := range servers {
+		awaitReady(t, node, http.StatusServiceUnavailable)
+	}
+	alone := regexp.MustCompile(`echo (\S+) >> /etc/default/etcd`).FindStringSubmatch(clusterBlock(t, "sh", "systemctl restart etcd"))
+	if alone == nil {
+		t.Fatal("docs/cluster.md does not say how a server goes on alone")
+	}
+	end := startEtcd(t, append(settingsOf[1], alone[1]))
+	for _, node := range servers {
+		awaitReady(t, node, http.StatusOK)
+	}
+	end()
+	startEtcd(t, settingsOf[1])
+	for _, node := range servers {
+		awaitReady(t, node, http.StatusOK)
+	}
+	allRun("with one etcd server")
+}
+
+// awaitReady waits until /readyz of a node answers with a status.
+func awaitReady(t *testing.T, node *program.Server, status int) {
+	t.Helper()
+	for until := time.Now().Add(90 * time.Second); time.Now().Before(until); time.Sleep(100 * time.Millisecond) {
+		if got, _ := node.Get(t, "/readyz", ""); got == status {
 			return
 		}
-		if time.Now().After(until) {
-			t.Fatalf("cluster nodes: exit %d, %s%s", exit, out, errs)
-		}
 	}
+	t.Fatalf("/readyz never answered %d; %s", status, node.Out.Tail())
+}
+
+// startEtcd starts an etcd server with an environment, until the test ends or end is called.
+func startEtcd(t *testing.T, env []string) (end func()) {
+	t.Helper()
+	etcd, out := exec.Command("etcd", "--logger=zap", "--log-level=error"), &program.Output{}
+	etcd.Env, etcd.Stdout, etcd.Stderr = env, out, out
+	if err := etcd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	end = sync.OnceFunc(func() {
+		_ = etcd.Process.Kill()
+		_ = etcd.Wait()
+		if t.Failed() {
+			t.Log(out.Tail())
+		}
+	})
+	t.Cleanup(end)
+	return end
 }
 
 // TestClusterDocs_Commands holds the commands in docs/cluster.md that are not run against the help of the program: each exists.
