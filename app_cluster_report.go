@@ -339,28 +339,9 @@ func (m *membership) metrics() []promtext.Metric {
 			quota = s.Quota
 		}
 	}
-	value := func(name, help string, v float64) promtext.Metric {
-		return gauge("cluster_"+name, help, func() float64 { return v })
-	}
-	return []promtext.Metric{
-		value("serving", "1 if this node may answer requests, else 0.", oneIf(m.serving()() == nil)),
-		value("lease_left_seconds", "For how long this node may answer requests if its lease is not renewed.", m.left().Seconds()),
-		value("head", "Position of the last change in the records of this node.", float64(position)),
-		value("lag", "Positions by which the last change that this node has heard of is ahead.", float64(max(known-position, 0))),
-		value("nodes", "Nodes of the cluster, those that do not run as well.", float64(len(r.nodes))),
-		value("nodes_running", "Nodes that run.", float64(r.running())),
-		value("etcd_working", "etcd servers that answer and know a leader, of those in the configuration.", float64(work)),
-		value("etcd_bytes", "Size of the largest file of an etcd server.", float64(bytes)),
-		value("etcd_quota_bytes", "Size of the file at which an etcd server refuses all changes, or 0 if not known.", float64(quota)),
-		value("faults", "What needs attention, as the page Cluster lists it.", float64(m.faults())),
-		from(series(promtext.KindCounter, "cluster_commits_total", "Attempts to commit changes in the cluster, by result.", "result"), func(to *promtext.Series) {
-			addCounters(to, m.late.counts.results)
-		}),
-		from(series(promtext.KindHistogram, "cluster_commit_seconds", "Time until etcd has taken changes."), func(to *promtext.Series) {
-			to.AddHistogram(m.late.counts.seconds)
-		}),
-		from(series(promtext.KindHistogram, "cluster_acknowledge_seconds", "Time until all running nodes have applied a change that takes something away."), func(to *promtext.Series) {
-			to.AddHistogram(m.late.counts.awaited)
-		}),
-	}
+	return ClusterMetrics(ClusterFigures{
+		Serving: m.serving()() == nil, Left: m.left(), Head: int64(position), Lag: int64(max(known-position, 0)),
+		Nodes: len(r.nodes), Running: r.running(), Working: work, Bytes: bytes, Quota: quota, Faults: m.faults(),
+		Commits: m.late.counts.results, CommitSeconds: m.late.counts.seconds, AcknowledgeSeconds: m.late.counts.awaited,
+	})
 }
