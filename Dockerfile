@@ -8,11 +8,13 @@
 ARG GO_IMAGE=golang:1.26
 FROM ${GO_IMAGE} AS build
 ARG VERSION=
+# "cluster" builds the program with a client of etcd, see docs/cluster.md.
+ARG TAGS=
 WORKDIR /src
 COPY go.mod go.sum ./
 RUN go mod download
 COPY . .
-RUN CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$VERSION" -o /latchkey .
+RUN CGO_ENABLED=0 go build -trimpath -buildvcs=false -tags "$TAGS" -ldflags "-s -w -X main.version=$VERSION" -o /latchkey .
 RUN mkdir -m 0700 /data
 
 FROM scratch

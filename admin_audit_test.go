@@ -320,6 +320,10 @@ func (w *auditWalk) queued() {
 func (w *auditWalk) changes() map[string]func() (path, body string) {
 	const v1 = "/admin/v1/"
 	all := map[string]func() (string, string){
+		"POST /admin/v1/cluster/nodes/:name/remove": func() (string, string) {
+			w.joinMade(newMadeCluster())
+			return v1 + "cluster/nodes/c/remove", ""
+		},
 		"POST /admin/v1/keys":            func() (string, string) { return v1 + "keys", `{"name": "k", "permissions": ["can_read_calls"]}` },
 		"PATCH /admin/v1/keys/:id":       func() (string, string) { return v1 + "keys/" + w.newKey(), `{"name": "l"}` },
 		"POST /admin/v1/keys/:id/revoke": func() (string, string) { return v1 + "keys/" + w.newKey() + "/revoke", "" },

@@ -34,7 +34,8 @@ type MetricsOptions struct {
 	Log     *slog.Logger // its lost lines are counted
 	// Connections returns the use of each listener, and the number of connections to upstreams.
 	Connections func() (listeners []conns.Usage, upstreams int)
-	Open        bool // serve the metrics to clients without a token
+	Cluster     func() []promtext.Metric // returns the metrics of this node of a cluster
+	Open        bool                     // serve the metrics to clients without a token
 }
 
 // Metrics counts requests, commits and attempts to deliver to webhooks. It serves all metrics
@@ -101,7 +102,7 @@ func NewMetrics(o MetricsOptions) *Metrics {
 // all returns all metrics of the service in the order of their names, for one answer.
 func (m *Metrics) all() []promtext.Metric {
 	listeners, _ := m.o.Connections()
-	all := slices.Concat(m.own(), m.gauges(), m.stored(), connectionMetrics(listeners), inFlightMetrics(m.o.Limiter), tokenMetrics(m.o.Store, m.o.Clock))
+	all := slices.Concat(m.own(), m.gauges(), m.stored(), connectionMetrics(listeners), inFlightMetrics(m.o.Limiter), tokenMetrics(m.o.Store, m.o.Clock), m.o.Cluster())
 	sorted.Func(all, func(a, b promtext.Metric) int { return strings.Compare(a.Name, b.Name) })
 	return all
 }
@@ -346,7 +347,7 @@ func (m *Metrics) committed(changes int, duration time.Duration) {
 
 // AdminRoutes returns the routes for operators.
 func (m *Metrics) AdminRoutes() []Route {
-	return []Route{{Method: "GET", Path: "/metrics", Handle: m.serve, Public: m.o.Open}}
+	return []Route{{Method: "GET", Path: "/metrics", Handle: m.serve, Public: m.o.Open, Stale: true}}
 }
 
 func (m *Metrics) serve(w http.ResponseWriter, r *Request) error {

@@ -200,6 +200,7 @@ func TestMetrics_Packaged(t *testing.T) {
 	_, secret := a.key(`["can_read_agents"]`)
 	a.ask("GET", "/api/v1/agents", secret, "")
 	a.ask("GET", "/api/v1/agents", "", "")
+	a.joinMade(newMadeCluster())
 	_, text := a.scrape(token)
 	var exported []string
 	for line := range strings.Lines(text) {

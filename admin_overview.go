@@ -14,6 +14,7 @@ type overview struct {
 	requests *Requests
 	tags     keyTagger
 	backups  *Backups
+	cluster  func() int // how much of the cluster needs attention
 
 	mu   sync.Mutex
 	made map[string]overviewAnswer // by range
@@ -29,9 +30,18 @@ type overviewAnswer struct {
 // and several pages may ask at once.
 const overviewAge = 2 * time.Second
 
-// NewOverview returns an overview of what usage and requests have counted.
-func NewOverview(u *usage, requests *Requests, tags keyTagger, backups *Backups) *overview {
-	return &overview{usage: u, requests: requests, tags: tags, backups: backups, made: map[string]overviewAnswer{}}
+// OverviewOptions are what an overview looks at.
+type OverviewOptions struct {
+	Usage    *usage
+	Requests *Requests
+	Tags     keyTagger
+	Backups  *Backups
+	Cluster  func() int // returns how much of the cluster needs attention; 0 on a server alone
+}
+
+// NewOverview returns an overview.
+func NewOverview(o OverviewOptions) *overview {
+	return &overview{usage: o.Usage, requests: o.Requests, tags: o.Tags, backups: o.Backups, cluster: o.Cluster, made: map[string]overviewAnswer{}}
 }
 
 // overviewRanges returns the ranges of the overview, the shortest first.
@@ -177,6 +187,7 @@ func (v *overview) attention(r *Request) (rows []any, active int, err error) {
 			rows = append(rows, map[string]any{"kind": kind, "count": count})
 		}
 	}
+	add("cluster", v.cluster())
 	switch made, failed := v.backups.Last(); {
 	case failed != nil:
 		add("backup_failed", 1)

@@ -27,6 +27,7 @@ import (
 
 	"latchkey/dashboard"
 	"latchkey/internal/clock"
+	"latchkey/internal/promtext"
 	"latchkey/internal/strictjson"
 	"latchkey/reference"
 )
@@ -314,6 +315,7 @@ func (a *App) observe() {
 		Log:   a.log,
 		Store: store, Keyring: a.Keyring, Limiter: a.Limiter, Backups: a.backups, Storage: a.storage, Clock: a.clock, Folder: a.folder.Path, Open: c.Metrics.Open,
 		Ready: func() error { return a.Server.Ready() }, Config: func() ConfigStatus { return a.Reloader.Status() }, Connections: a.connections.Usage,
+		Cluster: func() []promtext.Metric { return a.cluster.metrics() },
 	})
 	a.status = NewStatus(StatusOptions{
 		Store: store, Keyring: a.Keyring, Backups: a.backups, Storage: a.storage, Log: a.log, Folder: a.folder.Path, Started: a.clock.Now(),
@@ -570,10 +572,11 @@ func (a *App) AdminDoor() (http.Handler, error) {
 	if err := errors.Join(err1, err2, err3); err != nil {
 		return nil, err
 	}
+	_, lone := a.cluster.(alone)
 	d, err := dashboard.New(dashboard.Options{
 		Admin: operators, Door: local, Accounts: a.accounts, Now: a.clock.Now, Log: a.log, Listen: a.config.Admin.Listen,
 		Hosts: slices.Concat(a.config.Admin.Hosts, a.config.ACME.Domains), BaseURL: a.config.Admin.BaseURL, APIURL: a.Server.Address,
-		KeyPrefix: a.config.Keys.Prefix, Reference: endpointPages{a}, API: api, Instance: a.instance(), WithoutContract: !a.config.Contract.Enabled, Demo: a.demo,
+		KeyPrefix: a.config.Keys.Prefix, Reference: endpointPages{a}, API: api, Instance: a.instance(), WithoutContract: !a.config.Contract.Enabled, Demo: a.demo, Node: !lone,
 		Changes: a.changes,
 	})
 	if err != nil {

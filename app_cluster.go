@@ -16,12 +16,14 @@ import (
 
 	"latchkey/internal/clock"
 	"latchkey/internal/cluster"
+	"latchkey/internal/promtext"
 )
 
 // clusterEngine is what a node of a cluster needs of its etcd.
 type clusterEngine interface {
 	cluster.Engine
 	cluster.Members
+	cluster.Inspector
 	// Store returns the store of the cluster.
 	Store(ctx context.Context) (ClusterStore, error)
 	// Create creates the store of the cluster, which must have none. each calls its argument for each record. After an
@@ -45,6 +47,9 @@ var errUnreachable = errors.New("no etcd server can be reached")
 
 // clusterPart is the part of an App about the other nodes of a cluster: a *membership, or alone.
 type clusterPart interface {
+	ClusterReporter
+	metrics() []promtext.Metric           // see MetricsOptions.Cluster
+	faults() int                          // how much needs attention, as of the last look
 	shared() FolderSharing                // FolderOptions.Shared
 	start(a *App) error                   // begins to renew the lease
 	serving() func() error                // ServerOptions.Serving
@@ -72,6 +77,16 @@ func (alone) work() []work                         { return nil }
 func (alone) door(pages http.Handler) http.Handler { return pages }
 func (alone) lost() <-chan error                   { return nil }
 func (alone) close() error                         { return nil }
+func (alone) metrics() []promtext.Metric           { return nil }
+func (alone) faults() int                          { return 0 }
+
+// ReportCluster implements ClusterReporter.
+func (alone) ReportCluster(context.Context) map[string]any { return map[string]any{"enabled": false} }
+
+// RemoveNode implements ClusterReporter.
+func (alone) RemoveNode(context.Context, string) error {
+	return ErrConflict.With("This server is part of no cluster, so it has no nodes.")
+}
 
 // ClusterSupport is what the program can do with clusters.
 type ClusterSupport struct {
@@ -137,6 +152,8 @@ type membership struct {
 	failed   chan error             // see lost
 	config   atomic.Pointer[string] // ConfigSum
 	compared map[string][2]string   // by node: the ConfigSum of this node and of the other one when compare last saw them
+	lease    time.Duration
+	last     atomic.Pointer[clusterReport] // nil: nobody has looked yet
 }
 
 // dialTimes are how long an App waits for etcd when it starts, and how often it tries again later.
@@ -148,11 +165,11 @@ const (
 // newMembership connects to the cluster of a configuration. If etcd cannot be reached, but the data folder has a
 // view of the cluster, it goes on without: the node does not serve until it can be reached.
 func newMembership(c Config, log *slog.Logger) (clusterPart, error) {
-	m := &membership{log: log, failed: make(chan error, 1), compared: map[string][2]string{}}
+	m := &membership{log: log, failed: make(chan error, 1), compared: map[string][2]string{}, lease: c.Cluster.Lease}
 	m.ctx, m.stop = context.WithCancel(context.Background())
 	host, _ := os.Hostname() // only for people
 	m.self = cluster.Node{Name: c.Cluster.Name, Host: host, Version: ProgramVersion(), Format: StoreFormat, Started: time.Now().UTC(), Running: true}
-	m.late = &lateEngine{opened: make(chan struct{})}
+	m.late = newLateEngine()
 	m.configured(c, c)
 	open := func() (clusterEngine, ClusterStore, error) {
 		ctx, cancel := context.WithTimeout(m.ctx, firstDial)
@@ -224,6 +241,7 @@ func (m *membership) start(a *App) error {
 	if err := a.Keyring.Forget(); err != nil { // what was read before
 		return err
 	}
+	m.ended.Go(m.watch)
 	m.ended.Go(func() {
 		if m.late.wait(m.ctx) != nil {
 			return
@@ -432,6 +450,12 @@ type lateEngine struct {
 	engine clusterEngine
 	now    atomic.Pointer[clusterEngine] // engine, once it is set
 	reason atomic.Pointer[error]         // why it is not set
+	counts clusterCounts
+}
+
+// newLateEngine returns a lateEngine without an engine.
+func newLateEngine() *lateEngine {
+	return &lateEngine{opened: make(chan struct{}), counts: newClusterCounts()}
 }
 
 func (l *lateEngine) set(e clusterEngine) {
@@ -465,7 +489,10 @@ func (l *lateEngine) Commit(ctx context.Context, base cluster.Head, set *cluster
 	if e == nil {
 		return 0, errUnreachable
 	}
-	return (*e).Commit(ctx, base, set)
+	began := time.Now()
+	head, err := (*e).Commit(ctx, base, set)
+	l.counts.committed(time.Since(began), err)
+	return head, err
 }
 
 // Barrier implements cluster.Engine.
@@ -505,7 +532,9 @@ func (l *lateEngine) Await(ctx context.Context, head cluster.Head) (cluster.Effe
 	if err := l.wait(ctx); err != nil {
 		return cluster.Effect{}, err
 	}
-	return l.engine.Await(ctx, head)
+	effect, err := l.engine.Await(ctx, head)
+	l.counts.awaited.Observe(effect.Took.Seconds())
+	return effect, err
 }
 
 // Close implements cluster.Engine. The membership closes the engine.

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -21,6 +22,7 @@ type madeCluster struct {
 	records       map[string]string
 	nodes         []cluster.Node
 	removed       string
+	madeReport
 }
 
 // Store implements clusterEngine.
@@ -48,12 +50,18 @@ func (m *madeCluster) Create(_ context.Context, id string, each func(func(cluste
 func (m *madeCluster) Use(string) {}
 
 // Nodes implements clusterEngine.
-func (m *madeCluster) Nodes(context.Context) ([]cluster.Node, error) { return m.nodes, nil }
+func (m *madeCluster) Nodes(context.Context) ([]cluster.Node, error) {
+	if m.fault != nil {
+		return nil, m.fault
+	}
+	return slices.Clone(m.nodes), nil
+}
 
 // Remove implements clusterEngine.
 func (m *madeCluster) Remove(_ context.Context, name string) error {
 	m.removed = name
-	return nil
+	m.nodes = slices.DeleteFunc(m.nodes, func(n cluster.Node) bool { return n.Name == name })
+	return m.fault
 }
 
 // Close implements clusterEngine.

@@ -195,7 +195,13 @@ var registry = []part{
 	{name: "refusals", routes: func(a *App) Routes { return Routes{Admin: a.refusals.AdminRoutes()} }},
 	{name: "requests", routes: func(a *App) Routes { return Routes{Admin: a.requests.AdminRoutes()} }},
 	{name: "overview", routes: func(a *App) Routes {
-		return Routes{Admin: NewOverview(NewUsage(a.Store, a.Keyring, a.history), a.requests, NewKeyTagger(a.Keyring, a.history, a.refusals), a.backups).AdminRoutes()}
+		return Routes{Admin: NewOverview(OverviewOptions{
+			Usage: NewUsage(a.Store, a.Keyring, a.history), Requests: a.requests, Tags: NewKeyTagger(a.Keyring, a.history, a.refusals), Backups: a.backups,
+			Cluster: func() int { return a.cluster.faults() },
+		}).AdminRoutes()}
+	}},
+	{name: "cluster", routes: func(a *App) Routes {
+		return Routes{Admin: NewClusterView(a.Store, func() ClusterReporter { return a.cluster }).AdminRoutes()}
 	}},
 	{name: "explain", routes: func(a *App) Routes {
 		routes := ExplainedRoutes{&a.routes, a.guards}

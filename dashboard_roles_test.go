@@ -52,6 +52,7 @@ func newRoleCrawl(t *testing.T) roleCrawl {
 		t.Fatal(err)
 	}
 	a.accounts.provider = newIdentityProvider(ProviderOptions{Issuer: "https://id.example.com", Button: "Log in at work"})
+	a.joinMade(newMadeCluster()) // so that there is a node to remove
 	b := newBrowser(a)
 	if w := b.post("/login", "name", "ann", "password", operatorPassword); w.Code != 303 {
 		t.Fatalf("log in: got %d %s", w.Code, w.Body)
@@ -81,7 +82,7 @@ func newRoleCrawl(t *testing.T) roleCrawl {
 		t.Fatal(err)
 	}
 	request := a.operate(200, "GET", "/admin/v1/requests?code=permission_denied", "")["requests"].([]any)[0].(map[string]any)["request_id"].(string)
-	c := roleCrawl{disabled: disabled, browser: b, needs: d.Needs(), mux: http.NewServeMux(), ids: map[string]string{"/reference/": "listCalls", "/docs/": "limits", "/requests/": request, "/keys/": keys["crm"], "/backups/": backupName(a.clock.Now()), "/webhooks/": fmt.Sprint(hook), "/variables/": keys["opening_hours"]}}
+	c := roleCrawl{disabled: disabled, browser: b, needs: d.Needs(), mux: http.NewServeMux(), ids: map[string]string{"/reference/": "listCalls", "/docs/": "limits", "/cluster/": "c", "/requests/": request, "/keys/": keys["crm"], "/backups/": backupName(a.clock.Now()), "/webhooks/": fmt.Sprint(hook), "/variables/": keys["opening_hours"]}}
 	for pattern := range c.needs {
 		c.mux.HandleFunc(pattern, func(http.ResponseWriter, *http.Request) {})
 	}

@@ -160,6 +160,9 @@ type Route struct {
 	Cost   int
 	// Public means that the endpoint needs no admin token.
 	Public bool
+	// Stale means that the endpoint answers also while this node of a cluster may not: it is about the node itself. This is only
+	// for callers that are not looked up in the store.
+	Stale bool
 	// Finishes means that the endpoint finishes or ends something, such as a call. So it works also
 	// for an owner whose storage is full and when the disk is nearly full.
 	Finishes bool

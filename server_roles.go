@@ -106,6 +106,9 @@ var endpointRules = map[string]endpointRule{
 	"GET /admin/v1/requests":     {RightRead, noProof},
 	"GET /admin/v1/overview":     {RightRead, noProof},
 
+	"GET /admin/v1/cluster":                     {RightRead, noProof},
+	"POST /admin/v1/cluster/nodes/:name/remove": {RightAdmin, loginProof},
+
 	"GET /admin/v1/keys":                    {RightRead, noProof},
 	"GET /admin/v1/keys/:id":                {RightRead, noProof},
 	"GET /admin/v1/keys/:id/usage":          {RightRead, noProof},

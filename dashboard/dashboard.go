@@ -8,7 +8,7 @@
 // (a request for a page), faults.go and static.go (what is no page), records.go, forms.go and columns.go (the pages that most kinds of records share).
 // The other files hold the pages: overview.go, requests.go, keylist.go and keybulk.go (the list of keys),
 // keys.go with keyform.go, keypermissions.go, keysamples.go and charts.go (one key), calendar.go, contacts.go,
-// import.go, webhooks.go, tokens.go, operators.go, backups.go, system.go and pages.go.
+// import.go, webhooks.go, tokens.go, operators.go, backups.go, system.go, cluster.go and pages.go.
 package dashboard
 
 import (
@@ -53,6 +53,7 @@ type Options struct {
 	Instance  string       // letters and digits that differ between services on one host; part of the cookie's name
 
 	WithoutContract bool // the service does not serve the Klen AI API, so its pages are left out
+	Node            bool // the server is a node of a cluster
 	Demo            bool // each page says that the data are samples
 }
 
@@ -111,11 +112,11 @@ func pageSets(o Options) []pageSet {
 		events = slices.DeleteFunc(events, func(name string) bool {
 			return strings.HasPrefix(name, "call.") || strings.HasPrefix(name, "calendar.")
 		})
-		return []pageSet{findPages{}, overviewPages{}, newKeyLists(apiURL), keyBulkPages{}, newKeyPages(apiURL), requestPages{}, newHookPages(events), ownerPages{}, operatorPages{}, tokenPages{}, auditPages{}, backupPages{}, statusPages{}, newReferencePages(o), docPages{}}
+		return []pageSet{findPages{}, overviewPages{}, newKeyLists(apiURL), keyBulkPages{}, newKeyPages(apiURL), requestPages{}, newHookPages(events), ownerPages{}, operatorPages{}, tokenPages{}, auditPages{}, backupPages{}, statusPages{}, clusterPages{o.Node}, newReferencePages(o), docPages{}}
 	}
 	return []pageSet{
 		findPages{}, overviewPages{}, newKeyLists(apiURL), keyBulkPages{}, newKeyPages(apiURL), requestPages{}, newHookPages(events), callPages(), agentPages(), newContactPages(), newEventPages(apiURL),
-		schedulePages(), newVariablePages(), blockPages(), ownerPages{}, teamPages(), operatorPages{}, tokenPages{}, auditPages{}, backupPages{}, statusPages{}, newReferencePages(o), docPages{},
+		schedulePages(), newVariablePages(), blockPages(), ownerPages{}, teamPages(), operatorPages{}, tokenPages{}, auditPages{}, backupPages{}, statusPages{}, clusterPages{o.Node}, newReferencePages(o), docPages{},
 	}
 }
 

@@ -96,7 +96,7 @@ func showDoc(v *pageRequest) {
 // The longest path counts.
 var helps = []struct{ path, doc string }{
 	{"/keys", "keys"}, {"/keys/new", "limits"}, {"/requests", "observe"}, {"/webhooks", "webhooks"}, {"/calls", "dialer"}, {"/contacts/import", "import"},
-	{"/owners", "limits"}, {"/operators", "admin#roles-of-operators"}, {"/tokens", "admin#admin-tokens"}, {"/account", "admin#sessions"}, {"/status", "operate"},
+	{"/owners", "limits"}, {"/operators", "admin#roles-of-operators"}, {"/tokens", "admin#admin-tokens"}, {"/account", "admin#sessions"}, {"/status", "operate"}, {"/cluster", "cluster"},
 	{"/backups", "operate#backup-and-restore"}, {"/activity", "admin"},
 }
 

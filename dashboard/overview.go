@@ -209,6 +209,7 @@ func milliseconds(v any) string {
 // attentionKinds says what the kinds of the endpoint mean: the sentence for one and for several, where
 // to look, and how bad it is.
 var attentionKinds = map[string]struct{ one, many, link, level string }{
+	"cluster":           {"1 thing about the cluster needs attention", "%s things about the cluster need attention", "/cluster", "bad"},
 	"backup_failed":     {"The last backup failed", "", "/backups", "bad"},
 	"no_backup":         {"There is no backup yet", "", "/backups", "warn"},
 	"keys_revoked_used": {"1 revoked key is still sent", "%s revoked keys are still sent", "/keys?status=revoked&tag=still_sent", "bad"},

@@ -397,11 +397,7 @@ func installed(t *testing.T, name string) string {
 func TestProxies_Nginx(t *testing.T) {
 	f := newFronted(t, nginxProgram, func(nginx string, s setup) *exec.Cmd {
 		server := filled(t, recipe(t, "nginx", 0), "listen 80;", "listen "+s.listen+";", "127.0.0.1:8080", s.latchkey, "127.0.0.1:3000", s.upstream)
-		var temporary strings.Builder
-		for _, kind := range []string{"client_body", "proxy", "fastcgi", "uwsgi", "scgi"} {
-			fmt.Fprintf(&temporary, "%s_temp_path %s;\n", kind, filepath.Join(s.dir, kind))
-		}
-		overwrite(t, s.dir, "nginx.conf", "daemon off;\nmaster_process off;\npid "+filepath.Join(s.dir, "nginx.pid")+";\nevents { worker_connections 256; }\nhttp {\naccess_log off;\n"+temporary.String()+server+"}\n")
+		overwrite(t, s.dir, "nginx.conf", nginxFile(s.dir, server))
 		return exec.Command(nginx, "-p", s.dir, "-c", filepath.Join(s.dir, "nginx.conf"), "-e", "stderr")
 	})
 	_, good := f.key(`{"name": "first", "permissions": ["can_read_reports"]}`)
@@ -410,6 +406,15 @@ func TestProxies_Nginx(t *testing.T) {
 		t.Errorf("the client sees %v", res.Header)
 	}
 	f.check()
+}
+
+// nginxFile returns a configuration of nginx with the text of a recipe.
+func nginxFile(dir, text string) string {
+	var temporary strings.Builder
+	for _, kind := range []string{"client_body", "proxy", "fastcgi", "uwsgi", "scgi"} {
+		fmt.Fprintf(&temporary, "%s_temp_path %s;\n", kind, filepath.Join(dir, kind))
+	}
+	return "daemon off;\nmaster_process off;\npid " + filepath.Join(dir, "nginx.pid") + ";\nevents { worker_connections 256; }\nhttp {\naccess_log off;\n" + temporary.String() + text + "}\n"
 }
 
 func TestProxies_HAProxy(t *testing.T) {

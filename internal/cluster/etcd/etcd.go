@@ -4,7 +4,8 @@
 // (a connection), errors.go
 // (which errors are retried, and what to do about the others), commit.go (a Set becomes one transaction),
 // watch.go (the Sets of all nodes), state.go (what the watch says about the other nodes), load.go (all records
-// at once), create.go (a new store), members.go (leases and acknowledgements), permit.go (until when a node may answer).
+// at once), create.go (a new store), members.go (leases and acknowledgements), permit.go (until when a node may answer),
+// inspect.go (what operators see).
 //
 // All keys begin with "lk/". Of a store with an id, they begin with "lk/ID/":
 //
@@ -72,7 +73,7 @@ const storeKey = "lk/store"
 // errClosed is the error of methods that run when the engine is closed.
 var errClosed = errors.New("the connection to etcd was closed")
 
-// Engine is a cluster.Engine and a cluster.Members. Its methods are safe for concurrent use, except Use.
+// Engine is a cluster.Engine, a cluster.Members and a cluster.Inspector. Its methods are safe for concurrent use, except Use.
 type Engine struct {
 	options  Options
 	fakeBoot bool // the boot clock is not the machine's
@@ -89,12 +90,14 @@ type Engine struct {
 	wanted  atomic.Bool   // want/NODE may exist
 	marks   marks
 
-	self self // this node as a member
+	self   self // this node as a member
+	quotas quotas
 }
 
 var (
-	_ cluster.Engine  = (*Engine)(nil)
-	_ cluster.Members = (*Engine)(nil)
+	_ cluster.Engine    = (*Engine)(nil)
+	_ cluster.Members   = (*Engine)(nil)
+	_ cluster.Inspector = (*Engine)(nil)
 )
 
 // quiet turns off the messages of grpc, which go to the standard error.
