@@ -30,6 +30,7 @@ type Keyring struct {
 	// maxSorted is the number of selected keys up to which a list sorts them. A longer list uses an order
 	// of all keys, which is kept.
 	maxSorted int
+	notes     noteRoom
 	dirtyMu   sync.Mutex    // guards dirty and flushing
 	dirty     []*CacheEntry // entries with uses to store at the next Flush
 	flushing  []*CacheEntry // entries that a Flush is storing
@@ -352,9 +353,13 @@ func (k *Keyring) Expiring(tx *Tx, deadline time.Time, limit int) (keys []*Key, 
 // Used records a use of the key in entry h. The record is kept in memory until the next Flush
 // stores it.
 func (k *Keyring) Used(h *CacheEntry, use LastUse) {
-	if !h.Note(use) {
-		return
+	if h.Note(use, &k.notes) {
+		k.list(h)
 	}
+}
+
+// list has the next Flush store what was noted in entry h.
+func (k *Keyring) list(h *CacheEntry) {
 	k.dirtyMu.Lock()
 	k.dirty = append(k.dirty, h)
 	k.dirtyMu.Unlock()
@@ -541,11 +546,14 @@ func (k *Keyring) Flush() error {
 	if len(dirty) == 0 {
 		return nil
 	}
-	taken := make([]LastUse, len(dirty))
+	taken, notes := make([]LastUse, len(dirty)), make([]*keyNotes, len(dirty))
 	keys, secrets := map[string]LastUse{}, map[*Key]LastUse{} // outside the transaction, which may run twice
 	for i, h := range dirty {
-		use, key := h.Take(), h.Key()
-		taken[i] = use
+		use, noted := h.Take()
+		key := h.Key()
+		if taken[i], notes[i] = use, noted; use.At.IsZero() {
+			continue // every request with the key was refused
+		}
 		sum := keys[key.ID]
 		sum.Add(use)
 		keys[key.ID] = sum
@@ -569,7 +577,9 @@ func (k *Keyring) Flush() error {
 		return nil
 	})
 	if err != nil {
-		k.giveBack(dirty, taken)
+		k.giveBack(dirty, taken, notes)
+	} else {
+		damaged = errors.Join(damaged, k.storeNotes(dirty, notes))
 	}
 	k.dirtyMu.Lock()
 	k.flushing = nil
@@ -581,14 +591,11 @@ func (k *Keyring) Flush() error {
 }
 
 // giveBack has the next Flush store the uses that were taken from entries, in the same order.
-func (k *Keyring) giveBack(entries []*CacheEntry, taken []LastUse) {
+func (k *Keyring) giveBack(entries []*CacheEntry, taken []LastUse, notes []*keyNotes) {
 	for i, h := range entries {
-		if !h.Return(taken[i]) {
-			continue
+		if h.Return(taken[i], notes[i]) {
+			k.list(h)
 		}
-		k.dirtyMu.Lock()
-		k.dirty = append(k.dirty, h)
-		k.dirtyMu.Unlock()
 	}
 }
 

@@ -87,6 +87,7 @@ type sharing interface {
 type Writer struct {
 	Owner    uint64 // the owner of the key that makes the change; 0: the operator or the service
 	Finishes bool   // the change finishes or ends something, so full storage does not prevent it
+	Key      string // the id of that key; "": the operator or the service. It is noted in what the change stores, see Authors
 	Ahead    bool   // the change is small and requests of many owners wait for it, so it takes no turn but goes first
 }
 

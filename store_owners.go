@@ -224,7 +224,7 @@ func (b OwnedBucket) Put(tx *Tx, owner uint64, value []byte) error {
 		tx.grew(owner, ownerGrowth{-had, true, -1})
 	}
 	tx.grew(owner, ownerGrowth{storedSize(tx, string(b), key), true, 1})
-	return nil
+	return b.sign(tx, owner, had == 0)
 }
 
 // Check adds up the bytes of the records for the check of the counters. CheckStore checks the

@@ -25,16 +25,19 @@ import (
 // collects changes, which are committed together or not at all. Use it only inside the
 // function that receives it. It is not safe for concurrent use.
 type Tx struct {
-	Bolt    *bbolt.Tx      // for use in the store family only
-	File    io.ReaderAt    // the database file as it is on disk; nil in Update
-	Writes  int            // number of writes so far
-	Bytes   int            // size of the keys and values written so far
-	Changed []string       // names of the tables changed so far
-	Afters  []func()       // the functions passed to After
-	Trace   *ChangeSet     // collects the changed records for the audit log; may be nil
-	Auth    *Authenticator // signs and verifies records; nil: they have no MAC, and it is not verified
-	Writer  Writer         // on whose behalf the present change is made
-	Bounds  Bounds         // the bounds that apply to changes by a Writer with an owner
+	Bolt    *bbolt.Tx   // for use in the store family only
+	File    io.ReaderAt // the database file as it is on disk; nil in Update
+	Writes  int         // number of writes so far
+	Bytes   int         // size of the keys and values written so far
+	Changed []string    // names of the tables changed so far
+	Afters  []func()    // the functions passed to After
+	Trace   *ChangeSet  // collects the changed records for the audit log; may be nil
+	Touched []Touched   // the first records that the key of the Writer has changed in the present change, see Touch
+	// TouchedMore is the number of further records that it has changed.
+	TouchedMore int
+	Auth        *Authenticator // signs and verifies records; nil: they have no MAC, and it is not verified
+	Writer      Writer         // on whose behalf the present change is made
+	Bounds      Bounds         // the bounds that apply to changes by a Writer with an owner
 	// Progress receives how much of a check of the store or of a MAC is done; nil: nobody wants to know.
 	Progress Progress
 	checked  *recordCount // counts the records whose indexes were checked; nil: they are not counted
@@ -229,6 +232,22 @@ func (tx *Tx) RangeFrom(bucket string, from []byte) iter.Seq2[[]byte, []byte] {
 		}
 		c := b.Cursor()
 		for key, stored := c.Seek(from); key != nil; key, stored = c.Next() {
+			if tx.step(); !yield(key, stored) {
+				return
+			}
+		}
+	}
+}
+
+// RangeBack is like Range in the opposite order.
+func (tx *Tx) RangeBack(bucket string, prefix []byte) iter.Seq2[[]byte, []byte] {
+	return func(yield func(key, stored []byte) bool) {
+		b := tx.open(bucket)
+		if b == nil {
+			return
+		}
+		key, stored, step := seek(b.Cursor(), prefix, Backward)
+		for ; key != nil && bytes.HasPrefix(key, prefix); key, stored = step() {
 			if tx.step(); !yield(key, stored) {
 				return
 			}
