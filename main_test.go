@@ -276,6 +276,7 @@ func (w *commandWalk) args() map[string]func() []string {
 			w.operate(200, "POST", "/admin/v1/keys/"+id+"/pause", "")
 			return []string{id}
 		},
+		"keys activity":   func() []string { return []string{w.newKey(), "--since", "24h"} },
 		"keys explain":    func() []string { return []string{w.newKey(), "--path", "/api/v1/calls"} },
 		"keys leaked":     func() []string { return []string{w.file(".txt", "nothing")} },
 		"keys import":     imported,
