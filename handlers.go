@@ -80,7 +80,7 @@ func (r *Request) Actor() string {
 func (r *Request) Update(store *Store, run func(*Tx) error) error {
 	by := Writer{}
 	if r.Key != nil {
-		by, run = r.writer(), r.noting(run)
+		by = r.writer()
 	} else {
 		deed, inner := r.Deed(), run
 		run = func(tx *Tx) error { return deed.In(tx, inner) }
@@ -94,25 +94,20 @@ func (r *Request) Update(store *Store, run func(*Tx) error) error {
 
 // writer returns the Writer of changes with the key of the request.
 func (r *Request) writer() Writer {
-	return Writer{Owner: r.Key.Owner, Key: r.Key.ID, Finishes: r.Finishes}
+	return Writer{Owner: r.Key.Owner, Key: r.Key.ID, Finishes: r.Finishes, Noter: r}
 }
 
-// noting returns a function that calls run and adds what it has changed to the activity of the key.
-func (r *Request) noting(run func(*Tx) error) func(*Tx) error {
-	return func(tx *Tx) error {
-		if err := run(tx); err != nil || len(tx.Touched) == 0 {
-			return err
-		}
-		return AddActivity(tx, r.Key.ID, KeyActivity{
-			Kind: ActivityWrite, At: r.Now, Method: r.Method, Route: r.Route, Objects: tx.Touched, More: tx.TouchedMore, Client: r.Client, Request: r.ID,
-		})
-	}
+// NoteWrites adds what the request has changed to the activity of the key. The store calls it, see Writer.
+func (r *Request) NoteWrites(tx *Tx) error {
+	return AddActivity(tx, r.Key.ID, KeyActivity{
+		Kind: ActivityWrite, At: r.Now, Method: r.Method, Route: r.Route, Objects: tx.Touched, More: tx.TouchedMore, Client: r.Client, Request: r.ID,
+	})
 }
 
 // UpdateAudited runs run like Update for a request with a key, and adds both entries: that of the audit log, as
 // deed, and that in the activity of the key. The change waits for no other of the owner.
 func (r *Request) UpdateAudited(store *Store, deed AuditContext, run func(*Tx) error) error {
-	return store.UpdateBy(Writer{Key: r.Key.ID}, r.noting(func(tx *Tx) error { return deed.In(tx, run) }))
+	return store.UpdateBy(Writer{Key: r.Key.ID, Noter: r}, func(tx *Tx) error { return deed.In(tx, run) })
 }
 
 // Record adds an audit log entry for an operator's action that changes no record. If the request
@@ -123,10 +118,10 @@ func (r *Request) Record(store *Store) error {
 	}
 	by := r.writer()
 	by.Finishes = true // the action has happened already
-	return store.UpdateBy(by, r.noting(func(tx *Tx) error {
+	return store.UpdateBy(by, func(tx *Tx) error {
 		tx.Touch(RouteObject(r.Route, r.Params), "used")
 		return nil
-	}))
+	})
 }
 
 // RouteObject returns the object that a request concerns, such as "key key_018c...". It returns ""

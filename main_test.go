@@ -485,8 +485,8 @@ func TestCommands_KeyNames(t *testing.T) {
 		}
 	}
 	walk(cli.Tree(cli.Environment{}), nil)
-	if len(commands) != 11 {
-		t.Errorf("got %q, want 8 commands whose argument is a key", commands)
+	if len(commands) != 12 {
+		t.Errorf("got %q, want 9 commands whose argument is a key", commands)
 	}
 	more := map[string][]string{"keys update": {"--environment", "live"}, "keys explain": {"--path", "/api/v1/calls"}}
 	create := func(name string) map[string]any {

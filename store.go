@@ -89,6 +89,8 @@ type Writer struct {
 	Finishes bool   // the change finishes or ends something, so full storage does not prevent it
 	Key      string // the id of that key; "": the operator or the service. It is noted in what the change stores, see Authors
 	Ahead    bool   // the change is small and requests of many owners wait for it, so it takes no turn but goes first
+	// Noter adds what the key has changed to the activity of the key, in the same transaction. nil: it is not noted.
+	Noter interface{ NoteWrites(tx *Tx) error }
 }
 
 // change is one call of Queue.
@@ -653,7 +655,7 @@ func (s *Store) takeNext(b *commitBatch, c cost) {
 func runOne(tx *Tx, c *change, refusal error) error {
 	mark := tx.begin(c.by)
 	tx.Refusal = refusal
-	if c.err = guarded(tx, counting(c.run)); c.err == nil {
+	if c.err = guarded(tx, counting(c.by, c.run)); c.err == nil {
 		c.secure = tx.secure
 		if !tx.written.tooMany() {
 			return nil
