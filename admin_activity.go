@@ -67,7 +67,7 @@ func (a *activity) show(w http.ResponseWriter, r *Request) error {
 			return err
 		}
 		sum = activitySummary{}
-		list, numbered, kept, err := ActivityOf(tx, key.ID, func(e KeyActivity) bool {
+		list, numbered, kept, err := ActivityOf(tx, key.ID, func(e *KeyActivity) bool {
 			if e.At.Before(since) {
 				return false
 			}
@@ -101,22 +101,36 @@ func (a *activity) show(w http.ResponseWriter, r *Request) error {
 
 // activitySummary counts what entries are about.
 type activitySummary struct {
-	written map[Touched]int // by the kind of record and what was done
-	refused int             // requests
+	written []*writtenCount
+	refused int // requests
 }
 
-func (s *activitySummary) add(e KeyActivity) {
+// writtenCount is how many records of a kind a key has created, changed or deleted.
+type writtenCount struct {
+	kind, did string
+	count     int
+}
+
+// count adds n records.
+func (s *activitySummary) count(kind, did string, n int) {
+	for _, w := range s.written {
+		if w.kind == kind && w.did == did {
+			w.count += n
+			return
+		}
+	}
+	s.written = append(s.written, &writtenCount{kind, did, n})
+}
+
+func (s *activitySummary) add(e *KeyActivity) {
 	if e.Kind == ActivityRefusal {
 		s.refused += e.Requests()
 	}
 	for _, o := range e.Objects {
-		if s.written == nil {
-			s.written = map[Touched]int{}
-		}
-		s.written[Touched{kindOfObject(o.Object), o.Did}]++
+		s.count(kindOfObject(o.Object), o.Did, 1)
 	}
 	if e.More > 0 {
-		s.written[Touched{"further record", "changed"}] += e.More
+		s.count("further record", "changed", e.More)
 	}
 }
 
@@ -130,23 +144,19 @@ func kindOfObject(object string) string {
 
 // rows returns the counts for an answer, the most frequent first.
 func (s *activitySummary) rows() []any {
-	kinds := make([]Touched, 0, len(s.written))
-	for t := range s.written {
-		kinds = append(kinds, t)
-	}
-	sorted.Func(kinds, func(a, b Touched) int {
-		return cmp.Or(cmp.Compare(s.written[b], s.written[a]), cmp.Compare(a.Object, b.Object), cmp.Compare(a.Did, b.Did))
+	sorted.Func(s.written, func(a, b *writtenCount) int {
+		return cmp.Or(cmp.Compare(b.count, a.count), cmp.Compare(a.kind, b.kind), cmp.Compare(a.did, b.did))
 	})
 	rows := []any{}
-	for _, t := range kinds {
-		rows = append(rows, map[string]any{"kind": t.Object, "did": t.Did, "count": s.written[t]})
+	for _, w := range s.written {
+		rows = append(rows, map[string]any{"kind": w.kind, "did": w.did, "count": w.count})
 	}
 	return rows
 }
 
 // shownPlaces returns the latest maxShownPlaces places of a list for an answer. The member with the value of a
 // place is called name.
-func shownPlaces(list []KeyPlace, name string) []any {
+func shownPlaces(list []*KeyPlace, name string) []any {
 	rows := []any{}
 	for _, p := range list[max(0, len(list)-maxShownPlaces):] {
 		rows = append(rows, map[string]any{name: p.Value, "first_at": Millis(p.First), "last_at": Millis(p.Last)})
@@ -155,17 +165,13 @@ func shownPlaces(list []KeyPlace, name string) []any {
 }
 
 // shownActivity returns the JSON fields of an entry.
-func shownActivity(e KeyActivity) map[string]any {
+func shownActivity(e *KeyActivity) map[string]any {
 	objects := []any{}
 	for _, o := range e.Objects {
 		objects = append(objects, map[string]any{"object": o.Object, "did": o.Did})
 	}
-	since := e.Since
-	if since.IsZero() {
-		since = e.At
-	}
 	shown := map[string]any{
-		"number": e.Number, "kind": e.Kind, "at": Millis(e.At), "since": Millis(since), "requests": e.Requests(), "method": TextOrNone(e.Method), "route": TextOrNone(e.Route),
+		"number": e.Number, "kind": e.Kind, "at": Millis(e.At), "since": Millis(e.First()), "requests": e.Requests(), "method": TextOrNone(e.Method), "route": TextOrNone(e.Route),
 		"objects": objects, "more_objects": e.More, "status": nil, "error": TextOrNone(e.Code), "client": AddrOrNone(e.Client), "network": TextOrNone(e.Network),
 		"carrier": TextOrNone(e.Carrier), "carrier_before": TextOrNone(e.Before), "request_id": TextOrNone(e.Request),
 	}

@@ -2,12 +2,14 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"net/netip"
-	"slices"
 	"time"
+
+	"latchkey/internal/sorted"
 )
 
 // The kinds of entries in the activity of a key.
@@ -47,7 +49,7 @@ type KeyActivity struct {
 }
 
 // Requests returns the number of requests that the entry is about.
-func (e KeyActivity) Requests() int { return max(e.Count, 1) }
+func (e *KeyActivity) Requests() int { return max(e.Count, 1) }
 
 // activityBucket has the entries of all keys. The key of an entry is the id of the key, a zero byte and
 // the number. The nodes of a cluster number them together, because each change is made in the latest state.
@@ -71,11 +73,8 @@ func activityNumber(key, prefix []byte) uint64 {
 // AddActivity adds an entry to the activity of the key with this id. Beyond Bounds.ActivityEntries it
 // deletes the oldest.
 func AddActivity(tx *Tx, id string, e KeyActivity) error {
-	prefix, last := activityPrefix(id), uint64(0)
-	for key := range tx.RangeBack(activityBucket, prefix) {
-		last = activityNumber(key, prefix)
-		break
-	}
+	prefix := activityPrefix(id)
+	last := lastActivity(tx, prefix)
 	if err := putActivity(tx, id, last+1, e); err != nil {
 		return err
 	}
@@ -84,13 +83,23 @@ func AddActivity(tx *Tx, id string, e KeyActivity) error {
 		return nil
 	}
 	var old [][]byte
-	for key := range tx.Range(activityBucket, prefix) {
+	tx.Scan(activityBucket, prefix, Forward, func(key, _ []byte) bool {
 		if len(old) == 2 || activityNumber(key, prefix)+most > last+1 { // two, so that a lowered bound is reached some day
-			break
+			return false
 		}
 		old = append(old, bytes.Clone(key))
-	}
+		return true
+	})
 	return deleteAll(tx, activityBucket, old)
+}
+
+// lastActivity returns the number of the latest entry of a key, or 0 if there is none.
+func lastActivity(tx *Tx, prefix []byte) (last uint64) {
+	tx.Scan(activityBucket, prefix, Backward, func(key, _ []byte) bool {
+		last = activityNumber(key, prefix)
+		return false
+	})
+	return last
 }
 
 func putActivity(tx *Tx, id string, number uint64, e KeyActivity) error {
@@ -110,16 +119,17 @@ func deleteAll(tx *Tx, bucket string, keys [][]byte) error {
 	return nil
 }
 
-func readActivity(prefix, key, raw []byte) (e KeyActivity, err error) {
+// readActivity decodes a stored entry into e, which must be zero.
+func readActivity(e *KeyActivity, prefix, key, raw []byte) error {
 	value, err := Unseal(activityBucket, key, raw)
 	if err == nil {
-		err = json.Unmarshal(value, &e)
+		err = json.Unmarshal(value, e)
 	}
 	if err != nil {
-		return e, fmt.Errorf("activity %q: %w", key, err)
+		return fmt.Errorf("activity %q: %w", key, err)
 	}
 	e.Number = activityNumber(key, prefix)
-	return e, nil
+	return nil
 }
 
 // foldedBack is how many entries foldActivity looks at.
@@ -127,60 +137,75 @@ const foldedBack = 50
 
 // foldActivity adds requests to an entry about equal ones that began within span before e, or adds
 // e as an entry of its own.
-func foldActivity(tx *Tx, id string, e KeyActivity, span time.Duration) error {
+func foldActivity(tx *Tx, id string, e KeyActivity, span time.Duration) (err error) {
 	prefix, seen := activityPrefix(id), 0
-	for key, raw := range tx.RangeBack(activityBucket, prefix) {
+	var was KeyActivity
+	found := false
+	tx.Scan(activityBucket, prefix, Backward, func(key, raw []byte) bool {
 		if seen++; seen > foldedBack {
-			break
+			return false
 		}
-		was, err := readActivity(prefix, key, raw)
-		if err != nil {
-			return err
-		}
-		began := was.Since
-		if began.IsZero() {
-			began = was.At
-		}
-		if !was.like(e) || e.At.Sub(began) >= span {
-			continue
-		}
-		sum := was
-		if e.At.After(was.At) {
-			sum = e
-		}
-		sum.Since, sum.Count = began, was.Requests()+e.Requests()
-		if !e.Since.IsZero() && e.Since.Before(began) {
-			sum.Since = e.Since
-		}
-		return putActivity(tx, id, was.Number, sum)
+		was = KeyActivity{}
+		err = readActivity(&was, prefix, key, raw)
+		found = err == nil && was.like(&e) && e.At.Sub(was.First()) < span
+		return err == nil && !found
+	})
+	if err != nil {
+		return err
 	}
-	return AddActivity(tx, id, e)
+	if !found {
+		return AddActivity(tx, id, e)
+	}
+	return putActivity(tx, id, was.Number, was.with(&e))
+}
+
+// First returns the time of the first request.
+func (e *KeyActivity) First() time.Time {
+	if e.Since.IsZero() {
+		return e.At
+	}
+	return e.Since
+}
+
+// with returns the entry together with the requests of another one like it.
+func (e *KeyActivity) with(other *KeyActivity) KeyActivity {
+	since, latest := e.First(), e
+	if other.First().Before(since) {
+		since = other.First()
+	}
+	if other.At.After(e.At) {
+		latest = other
+	}
+	sum := *latest
+	sum.Since, sum.Count = since, e.Requests()+other.Requests()
+	return sum
 }
 
 // like reports whether two entries differ only in when the requests were made, by whom, and how many.
-func (e KeyActivity) like(other KeyActivity) bool {
+func (e *KeyActivity) like(other *KeyActivity) bool {
 	return e.Kind == other.Kind && e.Status == other.Status && e.Code == other.Code && e.Method == other.Method && e.Route == other.Route &&
 		e.Carrier == other.Carrier && e.Before == other.Before
 }
 
 // ActivityOf returns the stored entries of a key for which want returns true, latest first. numbered is the
 // number of entries that the key has had, and kept how many of them are still stored.
-func ActivityOf(tx *Tx, id string, want func(KeyActivity) bool) (list []KeyActivity, numbered uint64, kept int, err error) {
+func ActivityOf(tx *Tx, id string, want func(*KeyActivity) bool) (list []*KeyActivity, numbered uint64, kept int, err error) {
 	prefix := activityPrefix(id)
-	for key, raw := range tx.RangeBack(activityBucket, prefix) {
-		e, err := readActivity(prefix, key, raw)
-		if err != nil {
-			return nil, 0, 0, err
+	tx.Scan(activityBucket, prefix, Backward, func(key, raw []byte) bool {
+		e := &KeyActivity{}
+		if err = readActivity(e, prefix, key, raw); err != nil {
+			return false
 		}
 		tx.Yield(len(raw))
 		numbered, kept = max(numbered, e.Number), kept+1
 		if want(e) {
 			list = append(list, e)
 		}
-	}
+		return true
+	})
 	// Refusals and addresses are stored a while after the requests.
-	slices.SortStableFunc(list, func(a, b KeyActivity) int { return b.At.Compare(a.At) })
-	return list, numbered, kept, nil
+	sorted.Func(list, func(a, b *KeyActivity) int { return cmp.Or(b.At.Compare(a.At), cmp.Compare(b.Number, a.Number)) })
+	return list, numbered, kept, err
 }
 
 // placesBucket has a row for each address, network and way from which a key was used. The key of a row is
@@ -251,34 +276,42 @@ func seePlace(tx *Tx, row []byte, at time.Time) (first bool, err error) {
 
 // PlacesOf returns the networks and the carriers by which a key was used, those that were used first
 // first.
-func PlacesOf(tx *Tx, id string) (networks, carriers []KeyPlace, err error) {
-	for kind, into := range map[byte]*[]KeyPlace{placeNetwork: &networks, placeCarrier: &carriers} {
-		prefix := placeRow(id, kind, "")
-		for row, raw := range tx.Range(placesBucket, prefix) {
-			p := KeyPlace{Value: string(row[len(prefix):])}
-			value, err := Unseal(placesBucket, row, raw)
-			if err == nil {
-				err = json.Unmarshal(value, &p)
-			}
-			if err != nil {
-				return nil, nil, fmt.Errorf("place %q of a key: %w", row, err)
-			}
-			*into = append(*into, p)
-		}
-		slices.SortStableFunc(*into, func(a, b KeyPlace) int { return a.First.Compare(b.First) })
+func PlacesOf(tx *Tx, id string) (networks, carriers []*KeyPlace, err error) {
+	if networks, err = placesOf(tx, placeRow(id, placeNetwork, "")); err == nil {
+		carriers, err = placesOf(tx, placeRow(id, placeCarrier, ""))
 	}
-	return networks, carriers, nil
+	return networks, carriers, err
+}
+
+// placesOf returns the places whose rows have a prefix.
+func placesOf(tx *Tx, prefix []byte) (list []*KeyPlace, err error) {
+	tx.Scan(placesBucket, prefix, Forward, func(row, raw []byte) bool {
+		p := &KeyPlace{Value: string(row[len(prefix):])}
+		err = p.read(row, raw)
+		list = append(list, p)
+		return err == nil
+	})
+	sorted.Func(list, func(a, b *KeyPlace) int { return cmp.Or(a.First.Compare(b.First), cmp.Compare(a.Value, b.Value)) })
+	return list, err
+}
+
+// read decodes a stored row.
+func (p *KeyPlace) read(row, raw []byte) error {
+	value, err := Unseal(placesBucket, row, raw)
+	if err == nil {
+		err = json.Unmarshal(value, p)
+	}
+	if err != nil {
+		return fmt.Errorf("place %q of a key: %w", row, err)
+	}
+	return nil
 }
 
 // countPlaces returns the number of addresses and networks of a key, and no more than maxPlaces.
 func countPlaces(tx *Tx, id string) (n int) {
-	for _, kind := range []byte{placeAddress, placeNetwork} {
-		for range tx.Range(placesBucket, placeRow(id, kind, "")) {
-			if n++; n == maxPlaces {
-				return n
-			}
-		}
-	}
+	count := func(_, _ []byte) bool { n++; return n < maxPlaces }
+	tx.Scan(placesBucket, placeRow(id, placeAddress, ""), Forward, count)
+	tx.Scan(placesBucket, placeRow(id, placeNetwork, ""), Forward, count)
 	return n
 }
 
@@ -408,17 +441,12 @@ func (s *ActivitySweeper) Sweep(now time.Time) error {
 	if s.from = next; err != nil || len(entries)+len(places) == 0 {
 		return err
 	}
-	for part := range slices.Chunk(entries, sweptActivity) {
-		if err := s.store.Update(func(tx *Tx) error { return deleteAll(tx, activityBucket, part) }); err != nil {
+	return s.store.Update(func(tx *Tx) error { // at most about twice sweptActivity of each
+		if err := deleteAll(tx, activityBucket, entries); err != nil {
 			return err
 		}
-	}
-	for part := range slices.Chunk(places, sweptActivity) {
-		if err := s.store.Update(func(tx *Tx) error { return deleteAll(tx, placesBucket, part) }); err != nil {
-			return err
-		}
-	}
-	return nil
+		return deleteAll(tx, placesBucket, places)
+	})
 }
 
 // nextActive returns the first id of a key after id that has entries or places, or "" if there is none.
@@ -437,33 +465,29 @@ func nextActive(tx *Tx, id string) (next string) {
 // oldActivity returns the keys of the entries of a key that are too old or too many. It ends at the first that is
 // neither: entries are almost in the order of their times. An entry that cannot be read goes with its age unknown.
 func oldActivity(tx *Tx, id string, cutoff time.Time, most int) (old [][]byte) {
-	prefix, last := activityPrefix(id), uint64(0)
-	for key := range tx.RangeBack(activityBucket, prefix) {
-		last = activityNumber(key, prefix)
-		break
-	}
-	for key, raw := range tx.Range(activityBucket, prefix) {
-		e, err := readActivity(prefix, key, raw)
+	prefix := activityPrefix(id)
+	last := lastActivity(tx, prefix)
+	tx.Scan(activityBucket, prefix, Forward, func(key, raw []byte) bool {
+		e := KeyActivity{}
+		err := readActivity(&e, prefix, key, raw)
 		beyond := most > 0 && activityNumber(key, prefix)+uint64(most) <= last
 		if len(old) == sweptActivity || !beyond && (err != nil || !e.At.Before(cutoff)) {
-			break
+			return false
 		}
 		old = append(old, bytes.Clone(key))
-	}
+		return true
+	})
 	return old
 }
 
 // oldPlaces returns the rows of a key's places that were last used before cutoff.
 func oldPlaces(tx *Tx, id string, cutoff time.Time) (old [][]byte) {
-	for row, raw := range tx.Range(placesBucket, activityPrefix(id)) {
+	tx.Scan(placesBucket, activityPrefix(id), Forward, func(row, raw []byte) bool {
 		p := KeyPlace{}
-		value, err := Unseal(placesBucket, row, raw)
-		if row[len(id)+1] == placeLatest || err != nil || json.Unmarshal(value, &p) != nil || !p.Last.Before(cutoff) {
-			continue
+		if row[len(id)+1] != placeLatest && p.read(row, raw) == nil && p.Last.Before(cutoff) {
+			old = append(old, bytes.Clone(row))
 		}
-		if old = append(old, bytes.Clone(row)); len(old) == sweptActivity {
-			break
-		}
-	}
+		return len(old) < sweptActivity
+	})
 	return old
 }

@@ -62,15 +62,13 @@ func (h *CacheEntry) noteRefusal(refusal KeyActivity, room *noteRoom) (first boo
 		h.notes = &keyNotes{}
 	}
 	n := h.notes
-	at := slices.IndexFunc(n.refusals, func(r KeyActivity) bool { return r.like(refusal) })
+	at := 0
+	for at < len(n.refusals) && !n.refusals[at].like(&refusal) {
+		at++
+	}
 	switch {
-	case at >= 0:
-		was := n.refusals[at]
-		refusal.Count, refusal.Since = was.Requests()+1, was.Since
-		if was.Since.IsZero() {
-			refusal.Since = was.At
-		}
-		n.refusals[at] = refusal
+	case at < len(n.refusals):
+		n.refusals[at] = n.refusals[at].with(&refusal)
 	case len(n.refusals) < maxNotes && room.take():
 		n.refusals = append(n.refusals, refusal)
 	default:

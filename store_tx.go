@@ -239,18 +239,16 @@ func (tx *Tx) RangeFrom(bucket string, from []byte) iter.Seq2[[]byte, []byte] {
 	}
 }
 
-// RangeBack is like Range in the opposite order.
-func (tx *Tx) RangeBack(bucket string, prefix []byte) iter.Seq2[[]byte, []byte] {
-	return func(yield func(key, stored []byte) bool) {
-		b := tx.open(bucket)
-		if b == nil {
+// Scan is like Range, but in either order. It ends once visit returns false.
+func (tx *Tx) Scan(bucket string, prefix []byte, order Direction, visit func(key, stored []byte) (more bool)) {
+	b := tx.open(bucket)
+	if b == nil {
+		return
+	}
+	key, stored, step := seek(b.Cursor(), prefix, order)
+	for ; key != nil && bytes.HasPrefix(key, prefix); key, stored = step() {
+		if tx.step(); !visit(key, stored) {
 			return
-		}
-		key, stored, step := seek(b.Cursor(), prefix, Backward)
-		for ; key != nil && bytes.HasPrefix(key, prefix); key, stored = step() {
-			if tx.step(); !yield(key, stored) {
-				return
-			}
 		}
 	}
 }
