@@ -475,3 +475,36 @@ func TestKeyPages_Activity(t *testing.T) {
 		t.Errorf("a wrong day: got %d", w.Code)
 	}
 }
+
+// TestBrowser_KeyActivity looks at the tab with entries of every kind, and at the question before the key is revoked, in
+// every width, light and dark.
+func TestBrowser_KeyActivity(t *testing.T) {
+	t.Parallel() // it waits most of the time
+	source := axeSource(t)
+	a := newTestApp(t)
+	keys, secrets := fillBusiness(a)
+	id, key := keys["booking site"], secrets["booking site"]
+	for i, way := range []string{CarrierBearer, CarrierQuery, CarrierHeader} {
+		a.use(key, fmt.Sprintf("203.0.%d.5", i), way)
+		a.use(key, fmt.Sprintf("2001:db8:%d:2::3", i), way)
+	}
+	a.use(key, "203.0.1.77", CarrierBearer)
+	for i := range 30 {
+		a.ask("POST", "/api/v1/contacts/create", key, fmt.Sprintf(`{"first_name": "Oda %d"}`, i))
+	}
+	a.ask("DELETE", "/api/webhooks/99/delete", key, "")
+	if err := a.Close(); err != nil {
+		t.Fatal(err)
+	}
+	a.App = nil
+	p := openBrowserOn(t, a.config.Server.Data)
+	p.load(source)
+	p.open("/keys")
+	p.login(operatorPassword)
+	p.sees("Create New API Key")
+	for path, text := range map[string]string{"/keys/" + id + "/activity": "What it did", "/keys/" + id + "/activity?kind=network": "First request from the network", "/keys/" + id + "/revoke": "What the key did"} {
+		p.open(path)
+		p.sees(text)
+		p.look(path)
+	}
+}

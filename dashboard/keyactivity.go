@@ -1,10 +1,8 @@
 package dashboard
 
 import (
-	"fmt"
 	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 
 	"latchkey/internal/figures"
@@ -30,6 +28,11 @@ type keyActs struct {
 type keyAct struct {
 	At, Class, Label, Client, Request, Below string
 	Sentence                                 []activityPart
+}
+
+// say adds a part to the sentence. to is the page of the object that it names, or "".
+func (a *keyAct) say(text, to string) {
+	a.Sentence = append(a.Sentence, activityPart{Text: text, To: to})
 }
 
 // keyPlace is a network or a carrier.
@@ -136,9 +139,6 @@ func (v *pageRequest) actOf(e map[string]any) keyAct {
 	act := keyAct{At: textOf(e["at"]), Client: textOf(e["client"]), Request: textOf(e["request_id"])}
 	route := strings.TrimSpace(textOf(e["method"]) + " " + routeName(textOf(e["route"])))
 	requests := int(numberOf(e["requests"]))
-	say := func(format string, args ...any) {
-		act.Sentence = append(act.Sentence, activityPart{Text: fmt.Sprintf(format, args...)})
-	}
 	switch textOf(e["kind"]) {
 	case "write":
 		act.Class, act.Label, act.Below = keyActive, "write", route
@@ -146,42 +146,42 @@ func (v *pageRequest) actOf(e map[string]any) keyAct {
 		for i, row := range objects {
 			one, _ := row.(map[string]any)
 			did, object := textOf(one["did"]), textOf(one["object"])
-			if i == 0 {
-				did = capital(did)
+			to := ""
+			if did != "deleted" {
+				to = v.objectPage(object)
+			}
+			if i > 0 {
+				act.say(", ", "")
 			} else {
-				did = ", " + did
+				did = capital(did)
 			}
-			say("%s ", did)
-			part := activityPart{Text: object}
-			if one["did"] != "deleted" {
-				part.To = v.objectPage(object)
-			}
-			act.Sentence = append(act.Sentence, part)
+			act.say(did+" ", "")
+			act.say(object, to)
 		}
 		if more := int(numberOf(e["more_objects"])); more > 0 {
-			say(" and %s", manyOf(more, "further record"))
+			act.say(" and "+manyOf(more, "further record"), "")
 		}
 	case "refusal":
 		act.Class, act.Label = "failed", "refused"
-		say("%s refused with ", manyOf(requests, "request"))
 		code := textOf(e["error"])
-		act.Sentence = append(act.Sentence, activityPart{Text: strconv.Itoa(int(numberOf(e["status"]))) + " " + code, To: "/errors/" + url.PathEscape(code)})
+		act.say(manyOf(requests, "request")+" refused with ", "")
+		act.say(textOf(e["status"])+" "+code, "/errors/"+url.PathEscape(code))
 		act.Below = route
 	case "network":
 		act.Class, act.Label = "paused", "new network"
-		say("First request from the network %s", textOf(e["network"]))
+		act.say("First request from the network "+textOf(e["network"]), "")
 	case "address":
 		act.Class, act.Label = "paused", "new address"
-		say("First request from this address of the network %s", textOf(e["network"]))
+		act.say("First request from this address of the network "+textOf(e["network"]), "")
 	case "carrier":
 		act.Class, act.Label = "paused", "sent"
-		say("Sent as %s", carrier(e["carrier"]))
+		act.say("Sent as "+carrier(e["carrier"]), "")
 		if before := e["carrier_before"]; before != nil {
-			say(", before as %s", carrier(before))
+			act.say(", before as "+carrier(before), "")
 		}
 	default:
 		act.Class, act.Label = "paused", "left out"
-		say("%s that were not looked at in detail, because there were too many", manyOf(requests, "more request"))
+		act.say(manyOf(requests, "more request")+" that were not looked at in detail, because there were too many", "")
 	}
 	if requests > 1 {
 		act.Below = strings.TrimPrefix(act.Below+", the first "+whenIn(textOf(e["since"]), showSeconds), ", ")
