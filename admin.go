@@ -467,7 +467,7 @@ func (a *admin) revokeSelf(w http.ResponseWriter, r *Request) error {
 	}
 	message, deed := "", r.Deed()
 	deed.Detail = map[string]any{}
-	err := deed.Update(a.store, func(tx *Tx) error {
+	err := r.UpdateAudited(a.store, deed, func(tx *Tx) error {
 		message = "This API key is revoked."
 		key, err := a.own(tx, r.Key.ID)
 		if err != nil {

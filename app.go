@@ -333,6 +333,9 @@ func (a *App) note(o *Outcome) {
 	if o.Found != nil {
 		key = o.Found.ID
 	}
+	if refusal, refused := RefusalOf(o); refused {
+		a.Keyring.Refused(o.Holder, refusal)
+	}
 	a.history.NoteBy(o.Tally, CountedRequest{Key: key, Route: o.Route, Code: o.Code, Status: o.Status, At: o.Began})
 	a.requests.Note(o)
 }

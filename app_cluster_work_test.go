@@ -30,6 +30,7 @@ var workers = map[string]worker{
 	"send reminders":                                            oneNode,
 	"end expired leases of dialers":                             oneNode,
 	"end previous secrets":                                      oneNode,
+	"delete the old activity of keys":                           oneNode,
 	"store the last uses of keys":                               eachNode,
 	"store the counts of observed limits":                       eachNode,
 	"delete old idempotency keys":                               oneNode,

@@ -125,6 +125,12 @@ var registry = []part{
 			{a.config.Keys.LastUsedInterval, "store the last uses of keys", eachNode, func(time.Time) error { return a.Keyring.Flush() }},
 		}
 	}},
+	{name: "activity of keys", routes: func(a *App) Routes {
+		return Routes{Admin: NewActivity(a.Store, a.Keyring).AdminRoutes()}
+	}, work: func(a *App) []work {
+		sweeper := NewActivitySweeper(a.Store)
+		return []work{{time.Minute, "delete the old activity of keys", oneNode, sweeper.Sweep}}
+	}},
 	{name: "key import", routes: func(a *App) Routes {
 		return Routes{Admin: NewKeyImport(a.Store, a.Keyring, NewKeyForm(a.Keyring, a.keyRules())).AdminRoutes()}
 	}},

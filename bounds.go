@@ -5,6 +5,7 @@
 package main
 
 import (
+	"time"
 	"unicode/utf8"
 
 	"latchkey/internal/figures"
@@ -33,6 +34,10 @@ type Bounds struct {
 	// keys can store nothing new. 0 in either turns this off.
 	FreeDiskBytes   int64 `toml:"free_disk_bytes" default:"268435456" min:"0" max:"1125899906842624"`
 	FreeDiskPercent int   `toml:"free_disk_percent" default:"5" min:"0" max:"50"`
+	// ActivityEntries is the largest number of entries in the activity of a key, and ActivityKeep how long
+	// they are kept.
+	ActivityEntries int           `toml:"key_activity_entries" default:"10000" min:"100" max:"100000"`
+	ActivityKeep    time.Duration `toml:"key_activity_keep" default:"2160h" min:"24h" max:"87600h"`
 	// TranscriptLength is the largest length of the transcript of a call, in characters. A longer
 	// transcript is cut.
 	TranscriptLength int `toml:"transcript_length" default:"200000" min:"1000" max:"10000000"`

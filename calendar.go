@@ -447,6 +447,7 @@ func (d *adminEvents) list(w http.ResponseWriter, r *Request) error {
 func showEvent(tx *Tx, e event) map[string]any {
 	shown := e.Detail(tx)
 	shown["owner"] = OwnerName(tx, e.Owner)
+	e.ShowAuthors(shown)
 	return shown
 }
 

@@ -75,6 +75,7 @@ type event struct {
 	RemindedFor time.Time `json:"reminded_for,omitzero"`
 	// Sequence is the number of changes since the event was created (RFC 5545 section 3.8.7.4).
 	Sequence int `json:"sequence,omitempty"`
+	Authors
 }
 
 // longEvent is the length above which an event is indexed by its end instead of

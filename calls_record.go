@@ -54,6 +54,7 @@ type call struct {
 	ErrorMessage string    `json:"error_message,omitempty"` // explains ErrorReason to people; may be ""
 	Billing      billing   `json:"billing"`
 	Lease        lease     `json:"lease,omitzero"`
+	Authors
 }
 
 // callAgent is a copy of some fields of an agent, made when the call was
@@ -400,6 +401,8 @@ func publishQueued(tx *Tx, c call, now time.Time) error {
 	if err != nil {
 		return err
 	}
+	delete(shown, "created_by")
+	delete(shown, "updated_by")
 	return Publish(tx, WebhookEvent{Type: "call.queued", Operator: true, At: now, Body: map[string]any{"call": shown}})
 }
 
@@ -415,6 +418,7 @@ func (c call) Everyone() Scope { return Scope{Owner: c.Owner, All: true} }
 func (c call) Operators(tx *Tx) (map[string]any, error) {
 	shown := c.Detail(tx, c.Everyone())
 	shown["owner"], shown["created_at"] = OwnerName(tx, c.Owner), Seconds(c.CreatedAt)
+	c.ShowAuthors(shown)
 	shown["error_reason"], shown["error_message"] = c.ErrorReason, c.ErrorMessage
 	shown["lease_until"], shown["dialer"] = Seconds(c.Lease.Until), c.Lease.Dialer
 	shown["variables"] = c.Variables

@@ -40,6 +40,7 @@ type contact struct {
 	Owner           uint64    `json:"owner"`             // id of the owner
 	CreatedAt       time.Time `json:"created_at"`
 	LastCallDate    time.Time `json:"last_call_date,omitzero"` // end of the last call, zero if there was none
+	Authors
 }
 
 // note is a remark about a contact.
@@ -499,6 +500,7 @@ func operatorsView(tx *Tx, c contact) (any, error) {
 	if c.TeamID != 0 {
 		shown["team_id"] = c.TeamID
 	}
+	c.ShowAuthors(shown)
 	return shown, nil
 }
 

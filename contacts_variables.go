@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -48,6 +49,7 @@ type Variable struct {
 	Options     []string  `json:"select_options,omitempty"` // accepted values if Type is select, otherwise nil
 	Default     bool      `json:"is_default,omitempty"`     // built-in, so it cannot be deleted
 	CreatedAt   time.Time `json:"created_at"`
+	Authors
 }
 
 var variableTable = Table[Variable]{
@@ -85,6 +87,7 @@ func seedVariables(tx *Tx, owner uint64, now time.Time) error {
 	if tx.Has("variables_seeded", IDKey(owner)) {
 		return nil
 	}
+	defer tx.AsService()()
 	for _, v := range builtin() {
 		if variableTable.Has(tx, "name", variableKey(owner, v.Context, v.Name)) {
 			continue
@@ -193,6 +196,7 @@ func saveVariable(tx *Tx, r *Request, old *Variable, b *Body) (Variable, error) 
 func showVariable(tx *Tx, v Variable) (any, error) {
 	shown := v.row()
 	shown["owner"], shown["created_at"] = OwnerName(tx, v.Owner), Seconds(v.CreatedAt)
+	v.ShowAuthors(shown)
 	return shown, nil
 }
 
@@ -651,6 +655,7 @@ func (a assignment) save(tx *Tx, owner uint64, now time.Time) error {
 	if err := tx.CheckSize("business context", businessBucket, IDKey(owner), stored); err != nil {
 		return err
 	}
+	tx.Touch("business context of owner "+strconv.FormatUint(owner, 10), "changed")
 	return OwnedBucket(businessBucket).Put(tx, owner, stored)
 }
 
@@ -671,6 +676,7 @@ func (c *contexts) changeBusiness(w http.ResponseWriter, r *Request) error {
 		return err
 	}
 	var a assignment
+	var authors Authors
 	name := DefaultOwner
 	if body.Given("owner") {
 		body.String("owner", NameLength, &name)
@@ -690,13 +696,13 @@ func (c *contexts) changeBusiness(w http.ResponseWriter, r *Request) error {
 		if err := a.save(tx, o.ID, r.Now); err != nil {
 			return err
 		}
-		values, err = BusinessContext(tx, o.ID)
+		values, authors, err = businessIn(tx, o.ID)
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	return WriteJSON(w, http.StatusOK, map[string]any{"owner": name, "variables": values})
+	return WriteJSON(w, http.StatusOK, shownBusiness(name, values, authors))
 }
 
 func (c *contexts) business(w http.ResponseWriter, r *Request) error {
@@ -706,16 +712,32 @@ func (c *contexts) business(w http.ResponseWriter, r *Request) error {
 	}
 	name := cmp.Or(q.Get("owner"), DefaultOwner)
 	var values Values
+	var authors Authors
 	err = c.store.View(func(tx *Tx) error {
 		o, err := OwnerNamed(tx, name)
 		if err != nil {
 			return err
 		}
-		values, err = BusinessContext(tx, o.ID)
+		values, authors, err = businessIn(tx, o.ID)
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	return WriteJSON(w, http.StatusOK, map[string]any{"owner": name, "variables": values})
+	return WriteJSON(w, http.StatusOK, shownBusiness(name, values, authors))
+}
+
+// businessIn returns the business context of an owner, and which keys created and changed it.
+func businessIn(tx *Tx, owner uint64) (values Values, authors Authors, err error) {
+	if values, err = BusinessContext(tx, owner); err == nil {
+		authors, err = OwnedBucket(businessBucket).Authors(tx, owner)
+	}
+	return values, authors, err
+}
+
+// shownBusiness returns the business context of an owner in the form in which the operator sees it.
+func shownBusiness(owner string, values Values, authors Authors) map[string]any {
+	shown := map[string]any{"owner": owner, "variables": values}
+	authors.ShowAuthors(shown)
+	return shown
 }

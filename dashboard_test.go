@@ -233,7 +233,7 @@ func TestDashboard_Vocabulary(t *testing.T) {
 	want := dashboard.Words{
 		DefaultOwner: DefaultOwner, LiveKeys: StatusLive, AnyKeys: statusAny, KeyStates: KeyStates(), KeyTags: keyTags(), Carriers: CarrierNames(), CallStates: callStates(), CallTypes: callTypes(), FailReasons: failReasons(),
 		EventStates: eventStates(), EventTypes: eventKinds(), WebhookEvents: OperatorEventTypes(), ContactColumns: contactColumns(), VariableTypes: variableTypes(), ContextTypes: contextTypes(),
-		AgentRoles: agentRoles(), Weekdays: dayNames(), AuditResults: AuditResults(), AuditKinds: AuditKinds(), Roles: GrantNames(Roles()), TokenScopes: tokenScopes(),
+		AgentRoles: agentRoles(), Weekdays: dayNames(), AuditResults: AuditResults(), AuditKinds: AuditKinds(), ActivityKinds: ActivityKinds(), Roles: GrantNames(Roles()), TokenScopes: tokenScopes(),
 	}
 	got, ours := reflect.ValueOf(dashboard.Vocabulary()), reflect.ValueOf(want)
 	for i := range got.NumField() {

@@ -75,12 +75,12 @@ func (r *Request) Actor() string {
 }
 
 // Update runs run in a write transaction of store. On the admin listener the same transaction adds
-// an audit log entry. A change made with a key has no entry, because it concerns only the data of
-// the key's owner.
+// an audit log entry. A change made with a key has none, because it concerns only the data of
+// the key's owner: it has an entry in the activity of the key.
 func (r *Request) Update(store *Store, run func(*Tx) error) error {
 	by := Writer{}
 	if r.Key != nil {
-		by = Writer{Owner: r.Key.Owner, Finishes: r.Finishes}
+		by = r.writer()
 	} else {
 		deed, inner := r.Deed(), run
 		run = func(tx *Tx) error { return deed.In(tx, inner) }
@@ -92,13 +92,36 @@ func (r *Request) Update(store *Store, run func(*Tx) error) error {
 	return err
 }
 
+// writer returns the Writer of changes with the key of the request.
+func (r *Request) writer() Writer {
+	return Writer{Owner: r.Key.Owner, Key: r.Key.ID, Finishes: r.Finishes, Noter: r}
+}
+
+// NoteWrites adds what the request has changed to the activity of the key. The store calls it, see Writer.
+func (r *Request) NoteWrites(tx *Tx) error {
+	return AddActivity(tx, r.Key.ID, KeyActivity{
+		Kind: ActivityWrite, At: r.Now, Method: r.Method, Route: r.Route, Objects: tx.Touched, More: tx.TouchedMore, Client: r.Client, Request: r.ID,
+	})
+}
+
+// UpdateAudited runs run like Update for a request with a key, and adds both entries: that of the audit log, as
+// deed, and that in the activity of the key. The change waits for no other of the owner.
+func (r *Request) UpdateAudited(store *Store, deed AuditContext, run func(*Tx) error) error {
+	return store.UpdateBy(Writer{Key: r.Key.ID, Noter: r}, func(tx *Tx) error { return deed.In(tx, run) })
+}
+
 // Record adds an audit log entry for an operator's action that changes no record. If the request
-// was made with a key, Record does nothing.
+// was made with a key, it adds an entry to the activity of the key.
 func (r *Request) Record(store *Store) error {
-	if r.Key != nil {
-		return nil
+	if r.Key == nil {
+		return store.Update(r.Deed().Append)
 	}
-	return store.Update(r.Deed().Append)
+	by := r.writer()
+	by.Finishes = true // the action has happened already
+	return store.UpdateBy(by, func(tx *Tx) error {
+		tx.Touch(RouteObject(r.Route, r.Params), "used")
+		return nil
+	})
 }
 
 // RouteObject returns the object that a request concerns, such as "key key_018c...". It returns ""
@@ -394,6 +417,7 @@ type Outcome struct {
 	Key    *Key              // the caller's key; nil if no valid key was sent
 	Found  *Key              // like Key, but also set for a revoked, paused or expired key
 	Tally  *atomic.Value     // memory for a function in Watch about Found; nil if Found is nil
+	Holder *CacheEntry       // the secret by which Found was found; nil if Found is nil
 	Actor  string            // name of the caller on the admin listener
 	Client netip.Addr        // address of the client
 	Params httprouter.Params // values of the variable parts of the path

@@ -42,6 +42,8 @@ type CacheEntry struct {
 	listed atomic.Bool // a use was recorded since the last Take
 	mu     sync.Mutex
 	use    LastUse
+	notes  *keyNotes // for the activity of the key; nil: nothing was noted since the last Take
+	placed int64     // the day of the latest use whose place was noted, since 1970; 0: none was
 }
 
 // The ways in which a key can be sent (docs/contract.md, section 2.1).
@@ -103,9 +105,13 @@ func (h *CacheEntry) KeyFor(policy *Policy) *Key {
 	}
 }
 
-// Note records a use of the secret. It returns true for the first use since the last Take.
-func (h *CacheEntry) Note(use LastUse) (first bool) {
+// Note records a use of the secret. It returns true for the first use since the last Take. room bounds the
+// notes for the activity of all keys.
+func (h *CacheEntry) Note(use LastUse, room *noteRoom) (first bool) {
 	h.mu.Lock()
+	if use.IP != h.use.IP || use.Carrier != h.use.Carrier || h.placed == 0 {
+		h.notePlace(use, room)
+	}
 	h.use.At, h.use.IP, h.use.Carrier = use.At, use.IP, use.Carrier
 	switch use.Carrier {
 	case CarrierBearer:
@@ -127,21 +133,26 @@ func (h *CacheEntry) Noted() LastUse {
 	return h.use
 }
 
-// Take returns what Noted returns and resets the counts. The caller must store the result.
-func (h *CacheEntry) Take() LastUse {
+// Take returns what Noted returns, and what was noted for the activity of the key, which may be nil. It resets
+// the counts and the notes. The caller must store the results.
+func (h *CacheEntry) Take() (LastUse, *keyNotes) {
 	h.listed.Store(false)
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	use := h.use
+	use, notes := h.use, h.notes
 	h.use.Carriers = Carriers{QueryAt: use.QueryAt, QueryIP: use.QueryIP}
-	return use
+	if h.notes = nil; h.placed != dayOf(use.At) {
+		h.placed = 0 // so that the place of a use is noted once a day
+	}
+	return use, notes
 }
 
-// Return adds the result of Take again, because it was not stored. It returns true if the entry must
+// Return adds the results of Take again, because they were not stored. It returns true if the entry must
 // be listed for the next Flush, as after the first use since Take.
-func (h *CacheEntry) Return(use LastUse) (first bool) {
+func (h *CacheEntry) Return(use LastUse, notes *keyNotes) (first bool) {
 	h.mu.Lock()
 	h.use.Add(use)
+	h.notes = notes.with(h.notes)
 	h.mu.Unlock()
 	return !h.listed.Load() && !h.listed.Swap(true)
 }

@@ -32,6 +32,7 @@ type Keyring struct {
 	// maxSorted is the number of selected keys up to which a list sorts them. A longer list uses an order
 	// of all keys, which is kept.
 	maxSorted int
+	notes     noteRoom
 	dirtyMu   sync.Mutex    // guards dirty and flushing
 	dirty     []*CacheEntry // entries with uses to store at the next Flush
 	flushing  []*CacheEntry // entries that a Flush is storing
@@ -354,9 +355,13 @@ func (k *Keyring) Expiring(tx *Tx, deadline time.Time, limit int) (keys []*Key, 
 // Used records a use of the key in entry h. The record is kept in memory until the next Flush
 // stores it.
 func (k *Keyring) Used(h *CacheEntry, use LastUse) {
-	if !h.Note(use) {
-		return
+	if h.Note(use, &k.notes) {
+		k.list(h)
 	}
+}
+
+// list has the next Flush store what was noted in entry h.
+func (k *Keyring) list(h *CacheEntry) {
 	k.dirtyMu.Lock()
 	k.dirty = append(k.dirty, h)
 	k.dirtyMu.Unlock()
@@ -545,6 +550,7 @@ type takenUse struct {
 	entry *CacheEntry
 	key   *Key // state of the key when they were taken
 	use   LastUse
+	notes *keyNotes // nil: none
 }
 
 // Flush adds the uses that were recorded since the last Flush to those in the store. If it returns an
@@ -566,6 +572,7 @@ func (k *Keyring) Flush() error {
 		return nil
 	})
 	k.giveBack(taken[done:])
+	damaged = errors.Join(damaged, k.storeNotes(taken[:done]))
 	k.dirtyMu.Lock()
 	k.flushing = nil
 	k.dirtyMu.Unlock()
@@ -579,14 +586,15 @@ func (k *Keyring) Flush() error {
 func takeUses(entries []*CacheEntry) []*usesOfKey {
 	byID, list := map[string]*usesOfKey{}, make([]*usesOfKey, 0, len(entries))
 	for _, h := range entries {
-		use, key := h.Take(), h.Key()
+		use, notes := h.Take()
+		key := h.Key()
 		u := byID[key.ID]
 		if u == nil {
 			u = &usesOfKey{id: key.ID}
 			byID[key.ID], list = u, append(list, u)
 		}
 		u.sum.Add(use)
-		u.entries = append(u.entries, takenUse{h, key, use})
+		u.entries = append(u.entries, takenUse{h, key, use, notes})
 	}
 	sorted.Func(list, func(a, b *usesOfKey) int { return strings.Compare(a.id, b.id) })
 	return list
@@ -595,7 +603,7 @@ func takeUses(entries []*CacheEntry) []*usesOfKey {
 // add merges the uses into those in the store.
 func (u *usesOfKey) add(tx *Tx) (err error) {
 	for _, t := range u.entries {
-		if t.key.Serial == 0 {
+		if t.key.Serial == 0 || t.use.At.IsZero() {
 			continue
 		}
 		now, bad := KeyTable.Get(tx, []byte(u.id))
@@ -604,6 +612,9 @@ func (u *usesOfKey) add(tx *Tx) (err error) {
 		}
 		err = errors.Join(err, bad)
 	}
+	if u.sum.At.IsZero() { // every request with the key was refused
+		return err
+	}
 	return errors.Join(err, addKeyUse(tx, u.id, u.sum))
 }
 
@@ -611,12 +622,9 @@ func (u *usesOfKey) add(tx *Tx) (err error) {
 func (k *Keyring) giveBack(taken []*usesOfKey) {
 	for _, u := range taken {
 		for _, t := range u.entries {
-			if !t.entry.Return(t.use) {
-				continue
+			if t.entry.Return(t.use, t.notes) {
+				k.list(t.entry)
 			}
-			k.dirtyMu.Lock()
-			k.dirty = append(k.dirty, t.entry)
-			k.dirtyMu.Unlock()
 		}
 	}
 }

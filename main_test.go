@@ -276,6 +276,7 @@ func (w *commandWalk) args() map[string]func() []string {
 			w.operate(200, "POST", "/admin/v1/keys/"+id+"/pause", "")
 			return []string{id}
 		},
+		"keys activity":   func() []string { return []string{w.newKey(), "--since", "24h"} },
 		"keys explain":    func() []string { return []string{w.newKey(), "--path", "/api/v1/calls"} },
 		"keys leaked":     func() []string { return []string{w.file(".txt", "nothing")} },
 		"keys import":     imported,
@@ -484,8 +485,8 @@ func TestCommands_KeyNames(t *testing.T) {
 		}
 	}
 	walk(cli.Tree(cli.Environment{}), nil)
-	if len(commands) != 11 {
-		t.Errorf("got %q, want 8 commands whose argument is a key", commands)
+	if len(commands) != 12 {
+		t.Errorf("got %q, want 9 commands whose argument is a key", commands)
 	}
 	more := map[string][]string{"keys update": {"--environment", "live"}, "keys explain": {"--path", "/api/v1/calls"}}
 	create := func(name string) map[string]any {

@@ -328,7 +328,7 @@ func (s *Server) publish(x *exchange, took time.Duration) {
 		Began: x.began, Took: took, Limits: x.Request.Limits,
 	}
 	if x.found != nil {
-		x.outcome.Tally = &x.holder.Tally
+		x.outcome.Tally, x.outcome.Holder = &x.holder.Tally, x.holder
 	}
 	if x.fault != nil {
 		x.outcome.Code, x.outcome.Text, x.outcome.Step = x.fault.Code, x.fault.Message, x.step

@@ -113,6 +113,7 @@ var endpointRules = map[string]endpointRule{
 	"GET /admin/v1/keys/:id":                {RightRead, noProof},
 	"GET /admin/v1/keys/:id/usage":          {RightRead, noProof},
 	"GET /admin/v1/keys/:id/history":        {RightRead, noProof},
+	"GET /admin/v1/keys/:id/activity":       {RightRead, noProof},
 	"POST /admin/v1/keys/:id/explain":       {RightRead, noProof},
 	"POST /admin/v1/keys/lookup":            {RightRead, noProof},
 	"POST /admin/v1/keys":                   {RightKeys, noProof},

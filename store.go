@@ -87,7 +87,10 @@ type sharing interface {
 type Writer struct {
 	Owner    uint64 // the owner of the key that makes the change; 0: the operator or the service
 	Finishes bool   // the change finishes or ends something, so full storage does not prevent it
+	Key      string // the id of that key; "": the operator or the service. It is noted in what the change stores, see Authors
 	Ahead    bool   // the change is small and requests of many owners wait for it, so it takes no turn but goes first
+	// Noter adds what the key has changed to the activity of the key, in the same transaction. nil: it is not noted.
+	Noter interface{ NoteWrites(tx *Tx) error }
 }
 
 // change is one call of Queue.
@@ -672,7 +675,7 @@ func (s *Store) takeNext(b *commitBatch, c cost) {
 func runOne(tx *Tx, c *change, refusal error) error {
 	mark := tx.begin(c.by)
 	tx.Refusal = refusal
-	if c.err = guarded(tx, counting(c.run)); c.err == nil {
+	if c.err = guarded(tx, counting(c.by, c.run)); c.err == nil {
 		c.secure = tx.secure
 		if !tx.written.tooMany() {
 			return nil

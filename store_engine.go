@@ -589,7 +589,7 @@ func (r *replica) apply(s *Store, head cluster.Head, set *cluster.Set) error {
 
 // take writes a Set and all that follows from it.
 func (r *replica) take(tx *Tx, head cluster.Head, set *cluster.Set) error {
-	return counting(func(tx *Tx) error {
+	return counting(Writer{}, func(tx *Tx) error {
 		for _, w := range set.Writes {
 			if r.tables[w.Bucket] == nil {
 				if err := r.takeOther(tx, w); err != nil {

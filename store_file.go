@@ -160,7 +160,7 @@ func (f *File) Update(run func(*Tx) error) error {
 	return undamaged(f.path, func() error {
 		return f.DB.Update(func(b *bbolt.Tx) error {
 			tx := &Tx{Bolt: b, Auth: f.Auth, Progress: f.Progress}
-			if err := counting(run)(tx); err != nil {
+			if err := counting(Writer{}, run)(tx); err != nil {
 				return err
 			}
 			return tx.flushChunks()

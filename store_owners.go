@@ -51,14 +51,19 @@ func (tx *Tx) grew(owner uint64, g ownerGrowth) {
 	tx.growth[owner] = ownerGrowth{sum.bytes + g.bytes, sum.refused || g.refused, sum.records + g.records}
 }
 
-// counting returns a function that calls run and then adds the bytes of the records that run has
+// counting returns a function that calls run and the Noter of a Writer, and then adds the bytes of the records that run has
 // changed to the counters of their owners. It returns ErrStorageFull if an owner has no space for
 // the change, see Writer.
-func counting(run func(*Tx) error) func(*Tx) error {
+func counting(by Writer, run func(*Tx) error) func(*Tx) error {
 	return func(tx *Tx) error {
 		clear(tx.growth)
 		if err := run(tx); err != nil {
 			return err
+		}
+		if by.Noter != nil && len(tx.Touched) > 0 {
+			if err := by.Noter.NoteWrites(tx); err != nil {
+				return err
+			}
 		}
 		for owner, g := range tx.growth {
 			if err := tx.addBytes(owner, g); err != nil {
@@ -224,7 +229,7 @@ func (b OwnedBucket) Put(tx *Tx, owner uint64, value []byte) error {
 		tx.grew(owner, ownerGrowth{-had, true, -1})
 	}
 	tx.grew(owner, ownerGrowth{storedSize(tx, string(b), key), true, 1})
-	return nil
+	return b.sign(tx, owner, had == 0)
 }
 
 // Check adds up the bytes of the records for the check of the counters. CheckStore checks the

@@ -160,6 +160,7 @@ func putRecord(tx *Tx, t anyTable, record any) error {
 	if err != nil {
 		return err
 	}
+	tx.sign(old, record)
 	value, err := json.Marshal(record)
 	if err != nil {
 		return fmt.Errorf("encode %s: %w", s.name, err)
@@ -245,6 +246,7 @@ func noteChange(tx *Tx, t anyTable, c tableChange, had int64) error {
 	if !slices.Contains(tx.Changed, s.name) { // the commit increments Store.Generation for them
 		tx.Changed = append(tx.Changed, s.name)
 	}
+	tx.touchRecord(s.audit.Object, c)
 	if tx.Trace == nil || s.audit.Object == "" {
 		return nil
 	}

@@ -25,16 +25,19 @@ import (
 // collects changes, which are committed together or not at all. Use it only inside the
 // function that receives it. It is not safe for concurrent use.
 type Tx struct {
-	Bolt    *bbolt.Tx      // for use in the store family only
-	File    io.ReaderAt    // the database file as it is on disk; nil in Update
-	Writes  int            // number of writes so far
-	Bytes   int            // size of the keys and values written so far
-	Changed []string       // names of the tables changed so far
-	Afters  []func()       // the functions passed to After
-	Trace   *ChangeSet     // collects the changed records for the audit log; may be nil
-	Auth    *Authenticator // signs and verifies records; nil: they have no MAC, and it is not verified
-	Writer  Writer         // on whose behalf the present change is made
-	Bounds  Bounds         // the bounds that apply to changes by a Writer with an owner
+	Bolt    *bbolt.Tx   // for use in the store family only
+	File    io.ReaderAt // the database file as it is on disk; nil in Update
+	Writes  int         // number of writes so far
+	Bytes   int         // size of the keys and values written so far
+	Changed []string    // names of the tables changed so far
+	Afters  []func()    // the functions passed to After
+	Trace   *ChangeSet  // collects the changed records for the audit log; may be nil
+	Touched []Touched   // the first records that the key of the Writer has changed in the present change, see Touch
+	// TouchedMore is the number of further records that it has changed.
+	TouchedMore int
+	Auth        *Authenticator // signs and verifies records; nil: they have no MAC, and it is not verified
+	Writer      Writer         // on whose behalf the present change is made
+	Bounds      Bounds         // the bounds that apply to changes by a Writer with an owner
 	// Progress receives how much of a check of the store or of a MAC is done; nil: nobody wants to know.
 	Progress Progress
 	checked  *recordCount // counts the records whose indexes were checked; nil: they are not counted
@@ -236,6 +239,20 @@ func (tx *Tx) RangeFrom(bucket string, from []byte) iter.Seq2[[]byte, []byte] {
 			if tx.step(); !yield(key, stored) {
 				return
 			}
+		}
+	}
+}
+
+// Scan is like Range, but in either order. It ends once visit returns false.
+func (tx *Tx) Scan(bucket string, prefix []byte, order Direction, visit func(key, stored []byte) (more bool)) {
+	b := tx.open(bucket)
+	if b == nil {
+		return
+	}
+	key, stored, step := seek(b.Cursor(), prefix, order)
+	for ; key != nil && bytes.HasPrefix(key, prefix); key, stored = step() {
+		if tx.step(); !visit(key, stored) {
+			return
 		}
 	}
 }

@@ -108,9 +108,6 @@ func (h *webhookAdmin) create(w http.ResponseWriter, r *Request) error {
 	var shown map[string]any
 	err = r.Update(h.store, func(tx *Tx) error {
 		hook := webhook{Active: true, CreatedAt: r.Now, UpdatedAt: r.Now}
-		if r.Key != nil {
-			hook.CreatedBy = r.Key.ID
-		}
 		if hook.Owner, err = h.owner(tx, r, body); err != nil {
 			return err
 		}
@@ -328,12 +325,10 @@ func showWebhook(tx *Tx, r *Request, w webhook) (map[string]any, error) {
 		shown["last_attempt"] = showAttempt(q.Last)
 	}
 	if r.Key == nil {
-		shown["owner"], shown["created_by"] = nil, nil
+		w.ShowAuthors(shown)
+		shown["owner"] = nil
 		if w.Owner != 0 {
 			shown["owner"] = OwnerName(tx, w.Owner)
-		}
-		if w.CreatedBy != "" {
-			shown["created_by"] = w.CreatedBy
 		}
 	}
 	return shown, nil

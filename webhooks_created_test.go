@@ -137,7 +137,7 @@ func TestCommands_RevokeWebhooks(t *testing.T) {
 	}
 	w.webhook(1)
 	out.Reset()
-	if exit, errs := w.run(&out, "keys", "revoke", id, "--end-webhooks"); exit != 0 || !strings.Contains(out.String(), "deleted webhook") || errs != "" {
+	if exit, errs := w.run(&out, "keys", "revoke", id, "--end-webhooks"); exit != 0 || !strings.Contains(out.String(), "deleted webhook") || errs != "What the key did: latchkey keys activity "+id+"\n" {
 		t.Errorf("revoke --end-webhooks: exit %d, %s%s", exit, out.String(), errs)
 	}
 	w.operate(404, "GET", "/admin/v1/webhooks/1", "")

@@ -174,9 +174,7 @@ type webhook struct {
 	Secret []byte   `json:"secret"` // encrypted by Peppers.Encrypt and bound to the id (see Bound)
 	Active bool     `json:"active"`
 	Reason string   `json:"reason,omitempty"` // why the service switched the webhook off; "" if it did not
-	// CreatedBy is the id of the key that created the webhook. It is "" if the operator did, or a
-	// version that did not note it. Only the operator is shown it.
-	CreatedBy string    `json:"created_by,omitempty"`
+	Authors
 	CreatedAt time.Time `json:"created_at"`
 	UpdatedAt time.Time `json:"updated_at"`
 }

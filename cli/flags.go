@@ -84,6 +84,7 @@ func flagTable() map[string]commandFlags {
 		"keys update":     {rules: []flagRule{{flags: "expires", excludes: "no-expiry"}}, independent: "name permission limit owner environment allowed-ip metadata query-allowed no-expiry"},
 		"keys list":       {independent: "status search environment owner sort page limit"},
 		"keys revoke":     {independent: "end-webhooks"},
+		"keys activity":   {independent: "since kind page limit"},
 		"keys rotate":     {rules: []flagRule{{flags: "overlap secret-file", excludes: "finish"}, {flags: "if-unused", needs: "finish"}}, independent: "finish"},
 		"keys explain":    {independent: "method path ip carrier"},
 		"keys leaked":     {rules: []flagRule{{flags: "json revoke", excludes: "pattern"}, {flags: "pattern", excludes: "PATH"}}},

@@ -60,6 +60,7 @@ func (s *session) keysCommand() *cli.Command {
 				&cli.StringFlag{Name: "ip", Usage: "IP address of the client"},
 				&cli.StringFlag{Name: "carrier", Value: "bearer", Usage: "how the key is sent: bearer, header or query"},
 			}},
+		s.activityCommand(),
 		s.leakedCommand(),
 		{Name: "import", Usage: "import keys from elsewhere by their SHA-256, all or none", ArgsUsage: "FILE", Action: s.importKeys,
 			Flags: append(csvFlags(),
@@ -287,6 +288,7 @@ func (s *session) revokeKey(ctx context.Context, c *cli.Command) error {
 		return err
 	}
 	s.noteWebhooks(key)
+	_, _ = fmt.Fprintf(s.env.Stderr, "What the key did: latchkey keys activity %s\n", cell(key["id"]))
 	return nil
 }
 

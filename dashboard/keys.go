@@ -49,6 +49,7 @@ const (
 func keyTabs() []keyTab {
 	return []keyTab{
 		{"Overview", tabOverview, "GET /admin/v1/keys/:id"}, {"Usage", "/usage", "GET /admin/v1/keys/:id/history"}, {"Requests", "/requests", "GET /admin/v1/refusals"},
+		{"Activity", tabActivity, "GET /admin/v1/keys/:id/activity"},
 		{"Access", tabAccess, "GET /admin/v1/keys/:id"}, {"History", "/history", "GET /admin/v1/audit"},
 	}
 }
@@ -103,6 +104,7 @@ type formData struct {
 	More      int   // number of older refused requests that the server keeps
 	Days      []activityDay
 	Pages     listPage // of Entries
+	Acts      *keyActs // what the key did; nil: it is not shown
 	Explained map[string]any
 	Asked     url.Values // the request that Explained is about
 	From      string     // fromList, or ""
@@ -275,6 +277,9 @@ func (k *keyPages) oneKey(v *pageRequest, status int, page, fault string) {
 		v.showFault(e)
 		return
 	}
+	if page == "revoke" {
+		f.Acts = k.readActs(v)
+	}
 	v.show(status, page, view{Title: plainName(f.Key["name"]), Fault: fault, Data: f})
 }
 
@@ -337,6 +342,10 @@ func (k *keyPages) showTab(v *pageRequest, tab string, fault *Fault, form url.Va
 		f.Refused, f.More = k.refused(v, f.Key)
 	case tabAccess:
 		if e := k.explain(v, &f); e != nil {
+			status, page.Fault = e.Status, e.Message
+		}
+	case tabActivity:
+		if e := k.showActs(v, &f); e != nil {
 			status, page.Fault = e.Status, e.Message
 		}
 	case "/history":

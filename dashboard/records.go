@@ -381,6 +381,7 @@ type listPage struct {
 	Before, After string
 	Filtered      bool     // a filter is set
 	States        []string // choices of the filter by status
+	Answer        map[string]any
 }
 
 // Beyond reports whether the page is after the last one.
@@ -412,6 +413,7 @@ func (v *pageRequest) listAs(path, rows string, asked func(name, value string) s
 	if e != nil {
 		return t, e
 	}
+	t.Answer = answer
 	t.Rows, _ = answer[rows].([]any)
 	t.Count, t.Page, t.Pages = numberOf(answer["count"]), numberOf(answer["page"]), numberOf(answer["pages"])
 	link := func(page float64) string {

@@ -22,6 +22,7 @@ type Words struct {
 	Weekdays       []string
 	AuditResults   []string
 	AuditKinds     []string    // kinds of actions
+	ActivityKinds  []string    // kinds of entries in the activity of a key
 	Roles          []string    // of operators
 	TokenScopes    [][2]string // of admin tokens: the name, and what it is for
 }
@@ -74,6 +75,7 @@ func Vocabulary() Words {
 		AgentRoles:    []string{"inbound agent", "outbound agent"},
 		Weekdays:      []string{"sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday"},
 		AuditResults:  []string{"done", "refused"},
+		ActivityKinds: []string{"write", "refusal", "network", "address", "carrier", "left_out"},
 		AuditKinds:    []string{"created", "changed", "deleted", "imported", "rotated", "revoked", "paused", "resumed", "login", "other"},
 		Roles:         []string{"viewer", "key_manager", "admin"},
 		TokenScopes: [][2]string{
