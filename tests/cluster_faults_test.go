@@ -23,7 +23,7 @@ func memberName(i int) string { return fmt.Sprint("etcd ", i) }
 func (r *randomRound) begin() string {
 	kinds := []func() string{
 		r.killNode, r.killNode, r.pauseNode, r.pauseNode, r.killMember, r.killMember, r.pauseMember, r.pauseMember, r.killMajority, r.moveLeader, r.moveLeader,
-		r.cutLink, r.cutLink, r.cutNode, r.delayLink, r.resetLinks, r.cutPeers, r.slowMember, r.slowNode, r.fillNode, r.fillMember, r.stepClock, r.stepClock, r.suspendNode,
+		r.cutLink, r.cutLink, r.cutNode, r.cutNode, r.cutNode, r.delayLink, r.resetLinks, r.cutPeers, r.slowMember, r.slowNode, r.fillNode, r.fillMember, r.stepClock, r.stepClock, r.suspendNode,
 	}
 	return kinds[r.rng.IntN(len(kinds))]()
 }

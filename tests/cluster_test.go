@@ -33,6 +33,7 @@ type clusterTest struct {
 	home  string // has the data folder of each node by its name
 	nodes map[string]*program.Server
 	links map[string][]*program.Link // by node, before each etcd server; a node without links reaches them directly
+	quiet bool                       // the nodes do not log requests
 }
 
 // newCluster starts an etcd of n servers with a new store. It starts no node.
@@ -79,6 +80,9 @@ func (c *clusterTest) command(name string, args ...string) *exec.Cmd {
 	cmd.Env = append(cmd.Env, "LATCHKEY_CLUSTER_NAME="+name, "LATCHKEY_CLUSTER_ENDPOINTS="+strings.Join(endpoints, ","),
 		"LATCHKEY_CLUSTER_CA_FILE="+c.etcd.Files.CA, "LATCHKEY_CLUSTER_CERT_FILE="+c.etcd.Files.Cert, "LATCHKEY_CLUSTER_KEY_FILE="+c.etcd.Files.Key,
 		"LATCHKEY_CLUSTER_LEASE="+clusterLease.String())
+	if c.quiet {
+		cmd.Env = append(cmd.Env, "LATCHKEY_LOG_ACCESS=false")
+	}
 	return cmd
 }
 
