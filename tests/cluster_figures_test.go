@@ -178,11 +178,12 @@ const figuresKey = `{"name": "figures", "permissions": ["can_read_agents", "can_
 // newFiguresCluster starts a cluster and nodes with names from a on.
 func newFiguresCluster(t *testing.T, n int) (c *clusterTest, names []string, key string) {
 	t.Helper()
-	c = newCluster(t, 3)
+	// The times of etcd are those that it has without settings.
+	c = newCluster(t, 3, "--heartbeat-interval=100", "--election-timeout=1000")
 	for i := range n {
 		names = append(names, string(rune('a'+i)))
 	}
-	c.quiet = true
+	c.usual = true
 	c.start(names...)
 	m := c.change("a", "POST", "/admin/v1/keys", figuresKey)
 	if m.Code != http.StatusCreated {
@@ -206,18 +207,21 @@ func figuresOfChanges(t *testing.T, span time.Duration) {
 	c, names, key := newFiguresCluster(t, 3)
 	client := figuresClient(t)
 	for _, clients := range []int{64, 1} {
-		for what, at := range map[string]func(i int) (url, key string){
-			"a server alone":      func(int) (string, string) { return alone.URL, made.Key },
-			"one node of three":   func(int) (string, string) { return c.nodes["b"].URL, key },
-			"all nodes, in turns": func(i int) (string, string) { return c.nodes[names[i%3]].URL, key },
+		for _, tt := range []struct {
+			what string
+			at   func(i int) (url, key string)
+		}{
+			{"a server alone", func(int) (string, string) { return alone.URL, made.Key }},
+			{"one node of three", func(int) (string, string) { return c.nodes["b"].URL, key }},
+			{"all three nodes", func(i int) (string, string) { return c.nodes[names[i%3]].URL, key }},
 		} {
 			m := measureFor(clients, span, func(i int) func() bool {
-				url, key := at(i)
+				url, key := tt.at(i)
 				return creates(client, url, key)
 			})
-			t.Logf("contacts created by %d clients, %s: %s", clients, what, m)
+			t.Logf("contacts created by %d clients, %s: %s", clients, tt.what, m)
 			if m.bad() > 0 {
-				t.Errorf("%s: %d requests failed", what, m.bad())
+				t.Errorf("%s: %d requests failed", tt.what, m.bad())
 			}
 		}
 	}

@@ -5,6 +5,7 @@ package tests
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -198,7 +199,8 @@ type clusterAsk struct {
 
 // reply is what became of a request.
 type reply struct {
-	status    int // 0: no answer
+	status    int  // 0: no answer
+	unsent    bool // there was no connection, and no attempt before
 	body      []byte
 	head      string
 	sent, got time.Duration
@@ -218,6 +220,8 @@ func (r reply) outcome() outcome {
 	switch {
 	case r.status/100 == 2:
 		return done
+	case r.unsent:
+		return notMade
 	case r.status/100 == 4 || r.status == http.StatusInsufficientStorage:
 		return notMade
 	case r.status == http.StatusServiceUnavailable && (strings.Contains(string(r.body), wordsNotMade) || strings.Contains(string(r.body), wordsNoAnswer) || strings.Contains(string(r.body), wordsNotYet)):
@@ -263,6 +267,8 @@ func (l *clusterLoad) send(a clusterAsk) (r reply) {
 			r.status, r.head = answer.StatusCode, answer.Header.Get("Latchkey-At")
 		}
 	}
+	var dial *net.OpError
+	r.unsent = errors.As(err, &dial) && dial.Op == "dial" && a.repeat == "" // http.Client repeats those with an Idempotency-Key
 	r.got = l.now()
 	l.count(a, r)
 	return r
@@ -511,7 +517,7 @@ func (l *clusterLoad) workCall(rng *rand.Rand) {
 				return
 			}
 			first = c.CallID
-		} else if r.outcome() == notMade && r.status != http.StatusServiceUnavailable && r.status != http.StatusConflict {
+		} else if r.outcome() == notMade && !r.unsent && r.status != http.StatusServiceUnavailable && r.status != http.StatusConflict {
 			l.problem("a call was refused: %d %s", r.status, r.body)
 			return
 		}

@@ -33,13 +33,13 @@ type clusterTest struct {
 	home  string // has the data folder of each node by its name
 	nodes map[string]*program.Server
 	links map[string][]*program.Link // by node, before each etcd server; a node without links reaches them directly
-	quiet bool                       // the nodes do not log requests
+	usual bool                       // the nodes have the usual lease; they do not log requests
 }
 
-// newCluster starts an etcd of n servers with a new store. It starts no node.
-func newCluster(t *testing.T, n int) *clusterTest {
+// newCluster starts an etcd of n servers with a new store. It starts no node. args are added to the command line of each etcd server.
+func newCluster(t *testing.T, n int, args ...string) *clusterTest {
 	t.Helper()
-	c := &clusterTest{T: t, etcd: program.StartEtcd(t, n), home: t.TempDir(), nodes: map[string]*program.Server{}}
+	c := &clusterTest{T: t, etcd: program.StartEtcd(t, n, args...), home: t.TempDir(), nodes: map[string]*program.Server{}}
 	c.init()
 	return c
 }
@@ -79,9 +79,9 @@ func (c *clusterTest) command(name string, args ...string) *exec.Cmd {
 	}
 	cmd.Env = append(cmd.Env, "LATCHKEY_CLUSTER_NAME="+name, "LATCHKEY_CLUSTER_ENDPOINTS="+strings.Join(endpoints, ","),
 		"LATCHKEY_CLUSTER_CA_FILE="+c.etcd.Files.CA, "LATCHKEY_CLUSTER_CERT_FILE="+c.etcd.Files.Cert, "LATCHKEY_CLUSTER_KEY_FILE="+c.etcd.Files.Key,
-		"LATCHKEY_CLUSTER_LEASE="+clusterLease.String())
-	if c.quiet {
-		cmd.Env = append(cmd.Env, "LATCHKEY_LOG_ACCESS=false")
+		"LATCHKEY_LOG_ACCESS="+strconv.FormatBool(!c.usual))
+	if !c.usual {
+		cmd.Env = append(cmd.Env, "LATCHKEY_CLUSTER_LEASE="+clusterLease.String())
 	}
 	return cmd
 }
