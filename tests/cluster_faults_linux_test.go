@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"syscall"
+	"testing"
 	"time"
 
 	"latchkey/tests/program"
@@ -21,6 +22,22 @@ func mountMemory(dir string, size int) error {
 
 // unmount undoes mountMemory.
 func unmount(dir string) error { return syscall.Unmount(dir, 0) }
+
+// TestClusterClocks_Source builds what the long form of TestClusterRandom_Faults replaces in the source of the program.
+func TestClusterClocks_Source(t *testing.T) {
+	program.NotQuick(t)
+	root, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := program.SteppedOverlay(root, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("go", "build", "-overlay", list, "./internal/clock", "./internal/cluster/etcd").CombinedOutput(); err != nil {
+		t.Errorf("build with other clocks: %v\n%s", err, out)
+	}
+}
 
 // nodeClocks are the clocks of a node, and how far they are ahead.
 type nodeClocks struct {

@@ -112,7 +112,22 @@ func buildStepped(root string) (string, error) {
 	if stepped.path != "" {
 		return stepped.path, nil
 	}
-	sources := filepath.Join(folder, "stepped-source")
+	list, err := SteppedOverlay(root, filepath.Join(folder, "stepped-source"))
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(folder, "latchkeystepped")
+	c := exec.Command("go", "build", "-tags", "cluster", "-overlay", list, "-o", path, "latchkey")
+	c.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := c.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build with other clocks: %w\n%s", err, out)
+	}
+	stepped.path = path
+	return path, nil
+}
+
+// SteppedOverlay writes the files that SteppedProgram replaces to a folder. It returns the path of the list of them for go build -overlay.
+func SteppedOverlay(root, sources string) (list string, err error) {
 	if err := os.MkdirAll(sources, 0o700); err != nil {
 		return "", err
 	}
@@ -146,16 +161,6 @@ func buildStepped(root string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	list := filepath.Join(sources, "overlay.json")
-	if err := os.WriteFile(list, data, 0o600); err != nil {
-		return "", err
-	}
-	path := filepath.Join(folder, "latchkeystepped")
-	c := exec.Command("go", "build", "-tags", "cluster", "-overlay", list, "-o", path, "latchkey")
-	c.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := c.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build with other clocks: %w\n%s", err, out)
-	}
-	stepped.path = path
-	return path, nil
+	list = filepath.Join(sources, "overlay.json")
+	return list, os.WriteFile(list, data, 0o600)
 }
