@@ -71,7 +71,7 @@ func (a *admin) create(w http.ResponseWriter, r *Request) error {
 	var key *Key
 	var secret string
 	err = r.Update(a.store, func(tx *Tx) error {
-		if err := CheckRequest(tx, name, r.Now); err != nil {
+		if err := CheckRequest(tx, name, r.Earliest); err != nil {
 			return err
 		}
 		key = &Key{StoredKey: StoredKey{ID: NewKeyID(r.Now), CreatedAt: r.Now}}
@@ -81,7 +81,7 @@ func (a *admin) create(w http.ResponseWriter, r *Request) error {
 		if secret, err = a.keyring.Create(tx, key); err != nil {
 			return err
 		}
-		if err := NoteRequest(tx, name, key.ID, r.Now); err != nil {
+		if err := NoteRequest(tx, name, key.ID, r.Latest); err != nil {
 			return err
 		}
 		return Publish(tx, KeyWebhookEvent(KeyCreated, key, r.Now))
@@ -362,13 +362,13 @@ func (a *admin) rotate(w http.ResponseWriter, r *Request) error {
 	var key *Key
 	var secret string
 	err = r.Update(a.store, func(tx *Tx) (err error) {
-		if err := CheckRequest(tx, name, r.Now); err != nil {
+		if err := CheckRequest(tx, name, r.Earliest); err != nil {
 			return err
 		}
 		if key, err = a.own(tx, r.Params.ByName("id")); err != nil {
 			return err
 		}
-		if err := NoteRequest(tx, name, key.ID, r.Now); err != nil {
+		if err := NoteRequest(tx, name, key.ID, r.Latest); err != nil {
 			return err
 		}
 		if secret, err = a.keyring.Rotate(tx, key, r.Latest, r.Latest.Add(overlap)); err != nil {

@@ -141,6 +141,7 @@ var registry = []part{
 	}},
 	{name: "idempotency", tables: IdempotencyTables(), work: func(a *App) []work {
 		return []work{{time.Minute, "delete old idempotency keys", oneNode, func(now time.Time) error {
+			now = a.clock.Earliest(now)
 			return errors.Join(SweepRequests(a.Store, now), SweepReplays(a.Store, now))
 		}}}
 	}},

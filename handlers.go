@@ -46,6 +46,8 @@ type Request struct {
 	Now    time.Time // time of the wall clock, for stored times and answers
 	Steady time.Time // time of the service clock, which never goes back; only for limits
 	Latest time.Time // upper bound of the true time (Clock.Latest), to decide whether keys and links have expired
+	// Earliest is a lower bound of the true time (Clock.Earliest), to decide whether something may be forgotten.
+	Earliest time.Time
 	// MaxBody is the maximum size of the body in bytes.
 	MaxBody int64
 	// Finishes is the field of the Route. A handler sets it for a request whose body ends something.

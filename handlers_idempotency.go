@@ -18,7 +18,7 @@ type replay struct {
 	Body   []byte    `json:"body"` // SHA-256 of the request body
 	Status int       `json:"status"`
 	Answer []byte    `json:"answer"`
-	At     time.Time `json:"at"`
+	At     time.Time `json:"at"`              // upper bound of the time, so that a wrong clock does not shorten replaySpan
 	Owner  uint64    `json:"owner,omitempty"` // of the key; 0 in records of earlier versions
 }
 
@@ -77,7 +77,7 @@ func Once(w http.ResponseWriter, r *Request, c Creation, create func(*Tx) (any, 
 		if replayed = false; name != "" {
 			was, err := replayTable.Get(tx, hash[:])
 			switch {
-			case err == nil && r.Now.Sub(was.At) < replaySpan:
+			case err == nil && r.Earliest.Sub(was.At) < replaySpan:
 				if !bytes.Equal(was.Body, sum[:]) {
 					return ErrReplay
 				}
@@ -94,7 +94,7 @@ func Once(w http.ResponseWriter, r *Request, c Creation, create func(*Tx) (any, 
 		if answer, err = EncodeJSON(made); err != nil || name == "" {
 			return err
 		}
-		return replayTable.Put(tx, replay{Hash: hash[:], Body: sum[:], Status: status, Answer: answer, At: r.Now, Owner: r.Key.Owner})
+		return replayTable.Put(tx, replay{Hash: hash[:], Body: sum[:], Status: status, Answer: answer, At: r.Latest, Owner: r.Key.Owner})
 	})
 	if err != nil {
 		return err
@@ -106,7 +106,7 @@ func Once(w http.ResponseWriter, r *Request, c Creation, create func(*Tx) (any, 
 }
 
 // SweepReplays deletes up to 1000 stored answers that are at least 24 hours old. Call it about once
-// a minute.
+// a minute. now must be from Clock.Earliest.
 func SweepReplays(store *Store, now time.Time) error {
 	return Sweep(store, &replayTable, "at", IDKey(uint64(now.Add(-replaySpan).UnixNano())))
 }
@@ -166,14 +166,14 @@ var keyRequestTable = Table[keyRequest]{
 
 // CheckRequest returns ErrConflict if a request with this Idempotency-Key created or rotated a key
 // within the last 24 hours. The first answer cannot be sent again, because the secret in it is not stored.
-// CheckRequest returns nil if name is "".
-func CheckRequest(tx *Tx, name string, now time.Time) error {
+// CheckRequest returns nil if name is "". earliest is Request.Earliest.
+func CheckRequest(tx *Tx, name string, earliest time.Time) error {
 	if name == "" {
 		return nil
 	}
 	hash := sha256.Sum256([]byte(name))
 	was, err := keyRequestTable.Get(tx, hash[:])
-	if errors.Is(err, ErrNotFound) || err == nil && now.Sub(was.At) >= requestSpan {
+	if errors.Is(err, ErrNotFound) || err == nil && earliest.Sub(was.At) >= requestSpan {
 		return nil
 	}
 	if err != nil {
@@ -183,17 +183,17 @@ func CheckRequest(tx *Tx, name string, now time.Time) error {
 }
 
 // NoteRequest stores that a request with this Idempotency-Key created or rotated the key keyID. It does
-// nothing if name is "".
-func NoteRequest(tx *Tx, name, keyID string, now time.Time) error {
+// nothing if name is "". latest is Request.Latest.
+func NoteRequest(tx *Tx, name, keyID string, latest time.Time) error {
 	if name == "" {
 		return nil
 	}
 	hash := sha256.Sum256([]byte(name))
-	return keyRequestTable.Put(tx, keyRequest{Hash: hash[:], KeyID: keyID, At: now})
+	return keyRequestTable.Put(tx, keyRequest{Hash: hash[:], KeyID: keyID, At: latest})
 }
 
 // SweepRequests deletes up to 1000 stored keyRequests that are at least 24 hours old. Call it about
-// once a minute.
+// once a minute. now must be from Clock.Earliest.
 func SweepRequests(store *Store, now time.Time) error {
 	return Sweep(store, &keyRequestTable, "at", IDKey(uint64(now.Add(-requestSpan).UnixNano())))
 }

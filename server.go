@@ -270,7 +270,8 @@ func (s *Server) begin(w http.ResponseWriter, r *http.Request, p httprouter.Para
 	x := s.spare.take() // set field by field, because a literal of this size would be copied
 	x.ResponseWriter, x.Route, x.draft = w, row.Path, s.o.DraftHeaders
 	x.Request.Request, x.Params, x.MaxBody, x.Finishes = r, p, s.o.MaxBody, row.Finishes
-	x.began, x.Now, x.Steady, x.Latest = now, now, s.o.Clock.Steady(now), s.o.Clock.Latest(now)
+	x.began, x.Now, x.Steady = now, now, s.o.Clock.Steady(now)
+	x.Earliest, x.Latest = s.o.Clock.Bounds(now)
 	x.Request.Limits = x.limits[:0]
 	x.Client, x.proxies = ClientAddr(r, s.o.Proxies), s.o.Proxies
 	var id [24]byte // 8 digits of boot, and at most 13 of a number in base 36

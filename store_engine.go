@@ -406,9 +406,12 @@ func (r *replica) attempt(s *Store, b *commitBatch) (tx *Tx, again bool, err err
 		defer cancel()
 		head, err = r.o.Engine.Commit(ctx, base, set)
 		if err == nil {
-			err = s.Reach(ctx, head) // the follower has settled tx
+			err = s.Reach(ctx, head) // the follower has settled tx, unless it has compared all records, see catchUp
 		}
 		r.turn.Lock()
+		if r.unsure != nil && err == nil {
+			s.settle(tx)
+		}
 		r.unsure = nil
 		r.turn.Unlock()
 	}
@@ -573,9 +576,7 @@ func (r *replica) apply(s *Store, head cluster.Head, set *cluster.Set) error {
 		s.settle(u.tx)
 		r.unsure = nil
 	}
-	for _, bucket := range tx.Changed {
-		s.announce(bucket)
-	}
+	s.settle(tx)
 	r.advance(head)
 	if set.Secure && r.o.Members != nil {
 		r.acknowledged.Store(int64(head))

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"math/rand/v2"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -425,5 +426,49 @@ func TestClock_Believed(t *testing.T) {
 	m.step(-2 * 24 * time.Hour)
 	if w := m.ask("GET", "/api/v1/agents", key, ""); w.Code != 401 {
 		t.Errorf("once it has ended: got %d, want 401", w.Code)
+	}
+}
+
+// TestClock_Once sets the wall clock before and after a request with an Idempotency-Key. The key is known for a day of real time all
+// the same, to the requests and to what deletes old ones.
+func TestClock_Once(t *testing.T) {
+	const call, key = `{"phone_number": "+4930555044", "agent_id": 1}`, `{"name": "made once", "permissions": ["can_read_agents"]}`
+	for _, tt := range []struct{ before, after time.Duration }{{0, 30 * time.Hour}, {-30 * time.Hour, 30 * time.Hour}, {-30 * time.Hour, 60 * time.Hour}, {30 * time.Hour, -31 * time.Hour}} {
+		m := newMachine(t)
+		_, secret := m.key(everyPermission)
+		create := func() int {
+			r := httptest.NewRequest("POST", "/admin/v1/keys", strings.NewReader(key))
+			r.Header.Set("Content-Type", "application/json")
+			r.Header.Set("Idempotency-Key", "key-1")
+			w := httptest.NewRecorder()
+			m.local.ServeHTTP(w, r)
+			return w.Code
+		}
+		again := func(what string, replayed bool, status int) {
+			t.Helper()
+			for _, w := range m.work {
+				if w.what == "delete old idempotency keys" {
+					if err := w.run(m.clock.Now()); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			if w := m.retry(secret, "call-1", call); w.Code != 201 || (w.Header().Get("Idempotency-Replayed") != "") != replayed {
+				t.Errorf("%v, %s: got %d %v, want a repeated answer: %t", tt, what, w.Code, w.Header(), replayed)
+			}
+			if got := create(); got != status {
+				t.Errorf("%v, %s: the key is created again: got %d, want %d", tt, what, got, status)
+			}
+		}
+		m.step(tt.before)
+		again("first", false, 201)
+		m.step(tt.after)
+		again("after the step", true, 409)
+		m.pass(23 * time.Hour)
+		again("after 23 hours", true, 409)
+		if tt.before <= 0 { // else the record seems to be from the future, and is known for longer
+			m.pass(time.Hour)
+			again("after a day", false, 201)
+		}
 	}
 }

@@ -32,16 +32,24 @@ type clusterTest struct {
 	etcd  *program.Etcd
 	home  string // has the data folder of each node by its name
 	nodes map[string]*program.Server
+	links map[string][]*program.Link // by node, before each etcd server; a node without links reaches them directly
+	usual bool                       // the nodes have the usual lease; they do not log requests
 }
 
-// newCluster starts an etcd of n servers with a new store. It starts no node.
-func newCluster(t *testing.T, n int) *clusterTest {
+// newCluster starts an etcd of n servers with a new store. It starts no node. args are added to the command line of each etcd server.
+func newCluster(t *testing.T, n int, args ...string) *clusterTest {
 	t.Helper()
-	c := &clusterTest{T: t, etcd: program.StartEtcd(t, n), home: t.TempDir(), nodes: map[string]*program.Server{}}
-	if _, errs, exit := program.RunCommand(t, c.command("a", "cluster", "init")); exit != 0 {
-		t.Fatalf("cluster init: exit %d, %s", exit, errs)
-	}
+	c := &clusterTest{T: t, etcd: program.StartEtcd(t, n, args...), home: t.TempDir(), nodes: map[string]*program.Server{}}
+	c.init()
 	return c
+}
+
+// init creates the store, on node a.
+func (c *clusterTest) init() {
+	c.Helper()
+	if _, errs, exit := program.RunCommand(c, c.command("a", "cluster", "init")); exit != 0 {
+		c.Fatalf("cluster init: exit %d, %s", exit, errs)
+	}
 }
 
 // folder returns the data folder of a node. A new one has the pepper of the cluster.
@@ -62,10 +70,19 @@ func (c *clusterTest) folder(name string) string {
 
 // command returns a command of a node.
 func (c *clusterTest) command(name string, args ...string) *exec.Cmd {
-	cmd := program.ClusterCommand(c, append(args, "--data", c.folder(name))...)
-	cmd.Env = append(cmd.Env, "LATCHKEY_CLUSTER_NAME="+name, "LATCHKEY_CLUSTER_ENDPOINTS="+strings.Join(c.etcd.Endpoints, ","),
+	cmd, endpoints := program.ClusterCommand(c, append(args, "--data", c.folder(name))...), c.etcd.Endpoints
+	if links := c.links[name]; links != nil {
+		endpoints = nil
+		for _, link := range links {
+			endpoints = append(endpoints, "https://"+link.Address)
+		}
+	}
+	cmd.Env = append(cmd.Env, "LATCHKEY_CLUSTER_NAME="+name, "LATCHKEY_CLUSTER_ENDPOINTS="+strings.Join(endpoints, ","),
 		"LATCHKEY_CLUSTER_CA_FILE="+c.etcd.Files.CA, "LATCHKEY_CLUSTER_CERT_FILE="+c.etcd.Files.Cert, "LATCHKEY_CLUSTER_KEY_FILE="+c.etcd.Files.Key,
-		"LATCHKEY_CLUSTER_LEASE="+clusterLease.String())
+		"LATCHKEY_LOG_ACCESS="+strconv.FormatBool(!c.usual))
+	if !c.usual {
+		cmd.Env = append(cmd.Env, "LATCHKEY_CLUSTER_LEASE="+clusterLease.String())
+	}
 	return cmd
 }
 

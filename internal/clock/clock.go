@@ -128,20 +128,25 @@ func (c *Clock) Shift(d time.Duration) { c.shift.Add(int64(d)) }
 // of Now. Use it to check whether something has expired: then nothing becomes valid again if the
 // wall clock is set back.
 func (c *Clock) Latest(now time.Time) time.Time {
-	if least := c.leastAt(now); now.Before(least) {
-		return least
-	}
-	return now
+	_, latest := c.Bounds(now)
+	return latest
 }
 
 // Earliest returns the earlier of now and the lower bound of the wall time at now. now must be a
 // result of Now. Use it to delete things that have expired: then nothing is deleted too early if
 // the wall clock is ahead for a while.
 func (c *Clock) Earliest(now time.Time) time.Time {
-	if least := c.leastAt(now); least.Before(now) {
-		return least
+	earliest, _ := c.Bounds(now)
+	return earliest
+}
+
+// Bounds returns Earliest and Latest of the same time.
+func (c *Clock) Bounds(now time.Time) (earliest, latest time.Time) {
+	least := c.leastAt(now)
+	if least.Before(now) {
+		return least, now
 	}
-	return now
+	return now, least
 }
 
 // Behind returns how far the wall clock is behind its lower bound at now. It returns 0 if it is not

@@ -10,11 +10,13 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"fmt"
+	mathrand "math/rand/v2"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -26,6 +28,7 @@ type Etcd struct {
 	Endpoints []string // client URLs of the servers
 	Files     EtcdFiles
 	Authority *EtcdAuthority
+	PeerLinks []*Link // on each server's way to hear of the others; nil without EtcdOptions.PeerLinks
 
 	t       testing.TB
 	servers []*etcdServer
@@ -40,39 +43,62 @@ type etcdServer struct {
 	ended chan struct{} // closed when the process has ended
 }
 
+// EtcdOptions are the options of StartEtcdWith.
+type EtcdOptions struct {
+	Servers   int
+	Args      []string // added to the command line of each server
+	PeerLinks bool     // the servers reach each other over Etcd.PeerLinks
+	Folder    string   // has a folder for the data of each server, named 0, 1, ...; "" for temporary ones
+}
+
 // StartEtcd starts an etcd cluster of n servers and waits until it works. It ends with the test. args are
 // added to the command line of each server. The test is skipped with -short.
 func StartEtcd(t testing.TB, n int, args ...string) *Etcd {
 	t.Helper()
+	return StartEtcdWith(t, EtcdOptions{Servers: n, Args: args})
+}
+
+// StartEtcdWith is StartEtcd with more options.
+func StartEtcdWith(t testing.TB, o EtcdOptions) *Etcd {
+	t.Helper()
 	NotQuick(t)
 	c := &Etcd{t: t, Authority: NewEtcdAuthority(t)}
 	c.Files = c.Authority.Issue(IssueEtcd{})
-	var peers, cluster []string
-	for i, address := range freeAddresses(t, 2*n) {
-		if i < n {
+	var peers, shown, cluster []string // shown is where the others reach a server
+	for i, address := range FreeAddresses(t, 2*o.Servers) {
+		if i < o.Servers {
 			c.Endpoints = append(c.Endpoints, "https://"+address)
 			continue
 		}
 		peers = append(peers, "https://"+address)
-		cluster = append(cluster, fmt.Sprintf("s%d=https://%s", i-n, address))
+		if o.PeerLinks {
+			link := NewLink(t, address)
+			c.PeerLinks, address = append(c.PeerLinks, link), link.Address
+		}
+		shown = append(shown, "https://"+address)
+		cluster = append(cluster, fmt.Sprintf("s%d=https://%s", i-o.Servers, address))
 	}
 	f, token := c.Files, rand.Text()
-	for i := range n {
+	for i := range o.Servers {
+		folder := filepath.Join(o.Folder, strconv.Itoa(i))
+		if o.Folder == "" {
+			folder = t.TempDir()
+		}
 		c.servers = append(c.servers, &etcdServer{args: append([]string{
-			fmt.Sprintf("--name=s%d", i), "--data-dir=" + filepath.Join(t.TempDir(), "data"),
+			fmt.Sprintf("--name=s%d", i), "--data-dir=" + filepath.Join(folder, "data"),
 			"--listen-client-urls=" + c.Endpoints[i], "--advertise-client-urls=" + c.Endpoints[i],
-			"--listen-peer-urls=" + peers[i], "--initial-advertise-peer-urls=" + peers[i],
+			"--listen-peer-urls=" + peers[i], "--initial-advertise-peer-urls=" + shown[i],
 			"--initial-cluster=" + strings.Join(cluster, ","), "--initial-cluster-token=" + token,
 			"--cert-file=" + f.Cert, "--key-file=" + f.Key, "--trusted-ca-file=" + f.CA, "--client-cert-auth",
 			"--peer-cert-file=" + f.Cert, "--peer-key-file=" + f.Key, "--peer-trusted-ca-file=" + f.CA, "--peer-client-cert-auth",
 			"--max-txn-ops=8192", "--max-request-bytes=8388608",
 			"--heartbeat-interval=50", "--election-timeout=500", "--logger=zap", "--log-level=error",
-		}, args...)})
+		}, o.Args...)})
 	}
 	c.client = c.newClient()
 	t.Cleanup(c.client.CloseIdleConnections)
-	for i := range n {
-		c.start(i)
+	for i := range o.Servers {
+		c.Launch(i)
 	}
 	c.Wait()
 	return c
@@ -98,12 +124,12 @@ func (c *Etcd) newClient() *http.Client {
 // Start starts a server that was killed, and waits until the cluster works.
 func (c *Etcd) Start(i int) {
 	c.t.Helper()
-	c.start(i)
+	c.Launch(i)
 	c.Wait()
 }
 
-// start starts a server.
-func (c *Etcd) start(i int) {
+// Launch starts a server and does not wait for it.
+func (c *Etcd) Launch(i int) {
 	c.t.Helper()
 	s := c.servers[i]
 	s.out, s.ended = &Output{}, make(chan struct{})
@@ -129,6 +155,22 @@ func (c *Etcd) Kill(i int) {
 	_ = c.servers[i].cmd.Process.Kill()
 	<-c.servers[i].ended
 }
+
+// Ended reports whether the process of a server has ended.
+func (c *Etcd) Ended(i int) bool {
+	select {
+	case <-c.servers[i].ended:
+		return true
+	default:
+		return false
+	}
+}
+
+// Process returns the id of the process of a server.
+func (c *Etcd) Process(i int) int { return c.servers[i].cmd.Process.Pid }
+
+// Output returns what the process of a server has printed.
+func (c *Etcd) Output(i int) *Output { return c.servers[i].out }
 
 // Stop pauses a server: its connections stay open.
 func (c *Etcd) Stop(i int) { _ = c.servers[i].cmd.Process.Signal(syscall.SIGSTOP) }
@@ -168,20 +210,38 @@ func (c *Etcd) healthy() bool {
 func (c *Etcd) Leader() int {
 	c.t.Helper()
 	for until := time.Now().Add(patience); time.Now().Before(until); time.Sleep(20 * time.Millisecond) {
-		for i := range c.servers {
-			var status struct {
-				Header struct {
-					MemberID string `json:"member_id"`
-				}
-				Leader string
-			}
-			if c.Post(i, "/v3/maintenance/status", struct{}{}, &status) == nil && status.Leader != "" && status.Leader == status.Header.MemberID {
-				return i
-			}
+		if i, _ := c.FindLeader(); i >= 0 {
+			return i
 		}
 	}
 	c.t.Fatal("etcd has no leader")
 	return 0
+}
+
+// FindLeader returns the index of the server that is the leader, or -1 if none says so now, and the ids of the members whose
+// servers answer, "" for the others.
+func (c *Etcd) FindLeader() (leader int, ids []string) {
+	leader, ids = -1, make([]string, len(c.servers))
+	for i := range c.servers {
+		var status struct {
+			Header struct {
+				MemberID string `json:"member_id"`
+			}
+			Leader string
+		}
+		if c.Post(i, "/v3/maintenance/status", struct{}{}, &status) != nil {
+			continue
+		}
+		if ids[i] = status.Header.MemberID; status.Leader != "" && status.Leader == ids[i] {
+			leader = i
+		}
+	}
+	return leader, ids
+}
+
+// MoveLeader makes another server the leader, see FindLeader.
+func (c *Etcd) MoveLeader(leader int, id string) error {
+	return c.Post(leader, "/v3/maintenance/transfer-leadership", map[string]string{"targetID": id}, nil)
 }
 
 // Post asks the HTTP side of a server, such as /v3/kv/compaction.
@@ -204,16 +264,19 @@ func (c *Etcd) Post(i int, path string, body, answer any) error {
 	return json.NewDecoder(r.Body).Decode(answer)
 }
 
-// freeAddresses returns loopback addresses on which nothing listens.
-func freeAddresses(t testing.TB, n int) (list []string) {
+// FreeAddresses returns loopback addresses on which nothing listens. The system does not choose their ports for outgoing
+// connections, so they stay free while a server that listens there is restarted.
+func FreeAddresses(t testing.TB, n int) (list []string) {
 	t.Helper()
-	for range n {
-		l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", "127.0.0.1:0")
-		if err != nil {
+	for tries := 0; len(list) < n; tries++ {
+		l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", fmt.Sprintf("127.0.0.1:%d", 12_000+mathrand.IntN(20_000)))
+		if err != nil && tries > 1000 {
 			t.Fatal(err)
 		}
-		defer func() { _ = l.Close() }() // at the end, so that all differ
-		list = append(list, l.Addr().String())
+		if err == nil {
+			defer func() { _ = l.Close() }() // at the end, so that all differ
+			list = append(list, l.Addr().String())
+		}
 	}
 	return list
 }

@@ -2,8 +2,8 @@
 // its command line, over HTTP and over its control socket.
 //
 // In reading order: program.go (building it, running a command), server.go (a
-// running server), client.go (its control socket), etcd.go (an etcd cluster). The
-// package imports nothing of the program: what it knows, it knows from the
+// running server), client.go (its control socket), etcd.go (an etcd cluster), link.go (a
+// network that fails), clocks_linux.go (wrong clocks). The package imports nothing of the program: what it knows, it knows from the
 // documentation.
 package program
 

@@ -95,6 +95,23 @@ func StartCommand(t testing.TB, cmd *exec.Cmd, data string) *Server {
 	return s
 }
 
+// Launch starts a server by a command that says where it listens, and does not wait until it does. The server is killed when
+// the test ends.
+func Launch(t testing.TB, cmd *exec.Cmd, data, url string) *Server {
+	t.Helper()
+	s := &Server{Cmd: cmd, Data: data, URL: url, Out: &Output{}, ended: make(chan struct{})}
+	cmd.Stdout, cmd.Stderr = s.Out, s.Out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Kill)
+	go func() {
+		defer close(s.ended)
+		_ = cmd.Wait() // Wait reports how it ended
+	}()
+	return s
+}
+
 // ServeFails starts a server on a folder, which has to end with exit code 1 and
 // a message that contains want.
 func ServeFails(t testing.TB, data, want string) {
@@ -109,6 +126,16 @@ func ServeFails(t testing.TB, data, want string) {
 func (s *Server) Kill() {
 	_ = s.Cmd.Process.Kill()
 	<-s.ended
+}
+
+// Ended reports whether the process has ended.
+func (s *Server) Ended() bool {
+	select {
+	case <-s.ended:
+		return true
+	default:
+		return false
+	}
 }
 
 // Terminate sends SIGTERM, if the server still runs, and does not wait.

@@ -34,3 +34,11 @@ func TestPermit(t *testing.T) {
 		t.Error("a new permit does not hold")
 	}
 }
+
+// TestRenewals loses etcd just before a renewal of the usual lease. A node must go on until a new leader is elected.
+func TestRenewals(t *testing.T) {
+	const usual, election = 3 * time.Second, 1600 * time.Millisecond
+	if left := newPermit(0, time.Time{}, usual).ends - usual/renewals; left < election {
+		t.Errorf("a node goes on for %s without etcd, want %s", left, election)
+	}
+}
