@@ -157,9 +157,6 @@ func checkWindows(admitted []deed, limit int, window time.Duration) (problems []
 	return nil
 }
 
-// limitsOverNodes is whether the nodes count short limits together. Until they do, each node is checked by itself.
-const limitsOverNodes = false
-
 // checkLimits is checkWindows for all keys. limits has the limit of each.
 func checkLimits(all []deed, limits map[string]int, window time.Duration) (problems []string) {
 	groups := map[string][]deed{}
@@ -167,11 +164,7 @@ func checkLimits(all []deed, limits map[string]int, window time.Duration) (probl
 		if d.Kind != admittedKey {
 			continue
 		}
-		group := d.Object
-		if !limitsOverNodes {
-			group += " on " + d.Node
-		}
-		groups[group] = append(groups[group], d)
+		groups[d.Object] = append(groups[d.Object], d)
 	}
 	for _, list := range groups {
 		problems = append(problems, checkWindows(list, limits[list[0].Object], window)...)
