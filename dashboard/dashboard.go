@@ -16,8 +16,9 @@ import (
 	"embed"
 	"fmt"
 	"html/template"
-	"io/fs"
 	"iter"
+	"latchkey/internal/packed"
+	"latchkey/internal/strictjson"
 	"log/slog"
 	"maps"
 	"net"
@@ -326,29 +327,36 @@ func (v *pageRequest) navigation() (groups []navGroup) {
 	return groups
 }
 
-//go:embed *.html style.css script.js icon.svg
+// files has the templates in pages.json.gz, by the name of the file, and what pages load. A test makes them, see TestDocs_Packed.
+//
+//go:embed packed/*.gz
 var files embed.FS
 
 // parsePages returns the templates of all files. The page of a file that defines "content" is executed
 // under the name of layoutOf. All pages share one set: a copy of the shared templates for each page would
 // be most of an idle server's memory.
 func parsePages(functions template.FuncMap) (*template.Template, error) {
-	names, err := fs.Glob(files, "*.html")
+	file, err := files.ReadFile("packed/pages.json.gz")
 	if err != nil {
+		return nil, err
+	}
+	data, err := packed.Unpack(file)
+	if err != nil {
+		return nil, err
+	}
+	var texts map[string]string
+	if err := strictjson.Decode(data, &texts); err != nil {
 		return nil, err
 	}
 	set, pages := template.New("").Funcs(functions), []string{}
 	const content = `{{define "content"}}`
-	for _, file := range names {
-		text, err := files.ReadFile(file)
-		if err != nil {
-			return nil, err
-		}
-		page, is := strings.TrimSuffix(file, ".html"), strings.Contains(string(text), content)
+	for _, file := range slices.Sorted(maps.Keys(texts)) {
+		text := texts[file]
+		page, is := strings.TrimSuffix(file, ".html"), strings.Contains(text, content)
 		if is {
 			pages = append(pages, page)
 		}
-		if _, err := set.Parse(strings.Replace(string(text), content, fmt.Sprintf("{{define %q}}", contentOf(page)), 1)); err != nil {
+		if _, err := set.Parse(strings.Replace(text, content, fmt.Sprintf("{{define %q}}", contentOf(page)), 1)); err != nil {
 			return nil, fmt.Errorf("%s: %w", file, err)
 		}
 	}

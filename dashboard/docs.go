@@ -1,16 +1,14 @@
 package dashboard
 
 import (
-	"bytes"
 	"cmp"
-	"compress/gzip"
 	"embed"
 	"html/template"
-	"io"
 	"net/http"
 	"strings"
 	"sync"
 
+	"latchkey/internal/packed"
 	"latchkey/internal/sorted"
 )
 
@@ -66,15 +64,11 @@ func docRank(name string) int {
 
 // readDoc returns the title of a document and its HTML.
 func readDoc(name string) (title string, text template.HTML, err error) {
-	packed, err := docFiles.ReadFile("docs/" + name + ".gz")
+	file, err := docFiles.ReadFile("docs/" + name + ".gz")
 	if err != nil {
 		return "", "", err
 	}
-	reader, err := gzip.NewReader(bytes.NewReader(packed))
-	if err != nil {
-		return "", "", err
-	}
-	data, err := io.ReadAll(reader)
+	data, err := packed.Unpack(file)
 	title, body, _ := strings.Cut(string(data), "\n")
 	return title, template.HTML(body), err
 }

@@ -2,7 +2,6 @@ package dashboard
 
 import (
 	"bytes"
-	"compress/gzip"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -11,6 +10,8 @@ import (
 	"testing"
 
 	"latchkey/internal/docpages"
+	"latchkey/internal/packed"
+	"latchkey/internal/strictjson"
 )
 
 // documents returns the files of the documentation by the names of their pages.
@@ -72,13 +73,7 @@ func TestDocs(t *testing.T) {
 			}
 		}
 		if os.Getenv("LATCHKEY_WRITE_DOCS") != "" {
-			var packed bytes.Buffer
-			w, _ := gzip.NewWriterLevel(&packed, gzip.BestCompression)
-			_, _ = w.Write([]byte(page))
-			if err := w.Close(); err != nil {
-				t.Fatal(err)
-			}
-			if err := os.WriteFile("docs/"+name+".gz", packed.Bytes(), 0o644); err != nil {
+			if err := os.WriteFile("docs/"+name+".gz", packed.Pack([]byte(page)), 0o644); err != nil {
 				t.Fatal(err)
 			}
 			continue
@@ -95,6 +90,45 @@ func TestDocs(t *testing.T) {
 	for _, help := range helps {
 		if !anchors["/docs/"+help.doc] {
 			t.Errorf("the help for %s leads to %s, which is not there", help.path, help.doc)
+		}
+	}
+}
+
+// TestDocs_Packed compares the packed files with the templates and with what pages load. With LATCHKEY_WRITE_DOCS it packs them.
+func TestDocs_Packed(t *testing.T) {
+	names, err := filepath.Glob("*.html")
+	if err != nil || len(names) < 50 {
+		t.Fatalf("got %d templates, %v", len(names), err)
+	}
+	pages, sources := map[string]string{}, map[string][]byte{}
+	for _, name := range slices.Concat(names, staticNames) {
+		data, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if slices.Contains(names, name) {
+			pages[name] = string(data)
+		} else {
+			sources[name] = data
+		}
+	}
+	if sources["pages.json"], err = strictjson.Encode(pages); err != nil {
+		t.Fatal(err)
+	}
+	for name, data := range sources {
+		file := "packed/" + name + ".gz"
+		if os.Getenv("LATCHKEY_WRITE_DOCS") != "" {
+			if err := os.WriteFile(file, packed.Pack(data), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
+		there, err := files.ReadFile(file)
+		if err == nil {
+			there, err = packed.Unpack(there)
+		}
+		if err != nil || !bytes.Equal(there, data) {
+			t.Errorf("%s does not have the present files; run LATCHKEY_WRITE_DOCS=1 go test -run TestDocs ./dashboard (%v)", file, err)
 		}
 	}
 }

@@ -172,7 +172,7 @@ func (v *pageRequest) actOf(e map[string]any) keyAct {
 		act.say("First request from the network "+textOf(e["network"]), "")
 	case "address":
 		act.Class, act.Label = "paused", "new address"
-		act.say("First request from this address of the network "+textOf(e["network"]), "")
+		act.say("First request from this IP address of the network "+textOf(e["network"]), "")
 	case "carrier":
 		act.Class, act.Label = "paused", "sent"
 		act.say("Sent as "+carrier(e["carrier"]), "")

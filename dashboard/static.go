@@ -2,7 +2,6 @@ package dashboard
 
 import (
 	"bytes"
-	"compress/gzip"
 	"crypto/sha256"
 	"fmt"
 	"net/http"
@@ -11,36 +10,32 @@ import (
 	"time"
 
 	"latchkey/internal/acceptgzip"
+	"latchkey/internal/packed"
 )
 
 // staticFile is a file that pages load.
 type staticFile struct {
 	name    string
-	data    []byte
-	packed  func() []byte // data as gzip, made at the first use
-	version string        // of the content
+	packed  []byte                 // the file as gzip
+	data    func() ([]byte, error) // the file; the first call unpacks it
+	version string                 // of the content
 }
+
+// staticNames are the names of the files that pages load.
+var staticNames = []string{"style.css", "script.js", "icon.svg"}
 
 // staticFiles returns the files that pages load, by their names.
 func staticFiles() (map[string]staticFile, error) {
 	all := map[string]staticFile{}
-	for _, name := range []string{"style.css", "script.js", "icon.svg"} {
-		data, err := files.ReadFile(name)
+	for _, name := range staticNames {
+		file, err := files.ReadFile("packed/" + name + ".gz")
 		if err != nil {
 			return nil, err
 		}
-		all[name] = staticFile{name, data, sync.OnceValue(func() []byte { return pack(data) }), fmt.Sprintf("%.12x", sha256.Sum256(data))}
+		data := sync.OnceValues(func() ([]byte, error) { return packed.Unpack(file) })
+		all[name] = staticFile{name, file, data, fmt.Sprintf("%.12x", sha256.Sum256(file))}
 	}
 	return all, nil
-}
-
-// pack returns data as gzip.
-func pack(data []byte) []byte {
-	var packed bytes.Buffer
-	w := gzip.NewWriter(&packed)
-	_, _ = w.Write(data) // a Buffer takes everything
-	_ = w.Close()
-	return packed.Bytes()
 }
 
 // address returns the address of the file. It changes with the content, so that browsers may keep the
@@ -50,12 +45,15 @@ func (f staticFile) address() string { return "/static/" + f.name + "?v=" + f.ve
 // ServeHTTP sends the file. Under another address than that of address, browsers must ask whether it has
 // changed.
 func (f staticFile) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	h, data, tag := w.Header(), f.data, f.version
+	h, tag := w.Header(), f.version
 	h.Set("Vary", "Accept-Encoding")
+	data := f.packed
 	if acceptgzip.By(r.Header) {
-		data, tag = f.packed(), tag+"-gzip"
+		tag += "-gzip"
 		h.Set("Content-Encoding", "gzip")
 		r.Header.Del("Range") // http.ServeContent would count the bytes of the packed file
+	} else {
+		data, _ = f.data() // a test unpacks it
 	}
 	h.Set("ETag", `"`+tag+`"`)
 	h.Set("Cache-Control", "no-cache")

@@ -4,6 +4,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -38,7 +39,7 @@ func TestPages_Words(t *testing.T) {
 		t.Fatalf("got %d templates, %v", len(templates), err)
 	}
 	for _, name := range templates {
-		text, err := files.ReadFile(name)
+		text, err := os.ReadFile(name)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -4,17 +4,16 @@ package reference
 
 import (
 	"bytes"
-	"compress/gzip"
 	"crypto/sha256"
 	"embed"
 	"fmt"
 	"html/template"
-	"io"
 	"net/http"
 	"strconv"
 	"strings"
 	"sync"
 
+	"latchkey/internal/packed"
 	"latchkey/internal/query"
 )
 
@@ -65,15 +64,15 @@ func New(openAPI func() ([]byte, error), entries []ErrorEntry) *Reference {
 }
 
 //go:embed openapi.json.gz
-var packed []byte
+var openAPI []byte
 
 // OpenAPI returns openapi.json, which is part of the program as gzip.
 func OpenAPI() ([]byte, error) {
-	r, err := gzip.NewReader(bytes.NewReader(packed))
+	data, err := packed.Unpack(openAPI)
 	if err != nil {
 		return nil, fmt.Errorf("read openapi.json: %w", err)
 	}
-	return io.ReadAll(r)
+	return data, nil
 }
 
 // Paths returns the paths of the GET requests that the handler of Handler answers. In a path, :code

@@ -2,8 +2,8 @@ package reference
 
 import (
 	"bytes"
-	"compress/gzip"
 	"errors"
+	"latchkey/internal/packed"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -97,10 +97,7 @@ func TestOpenAPI(t *testing.T) {
 		t.Fatal(err)
 	}
 	if os.Getenv("LATCHKEY_WRITE_DOCS") != "" {
-		var packed bytes.Buffer
-		w, _ := gzip.NewWriterLevel(&packed, gzip.BestCompression)
-		_, _ = w.Write(file)
-		if err := errors.Join(w.Close(), os.WriteFile("openapi.json.gz", packed.Bytes(), 0o644)); err != nil {
+		if err := os.WriteFile("openapi.json.gz", packed.Pack(file), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		return

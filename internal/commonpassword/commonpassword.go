@@ -3,28 +3,24 @@
 package commonpassword
 
 import (
-	"compress/gzip"
 	_ "embed"
-	"io"
 	"sort"
 	"strings"
 	"sync"
+
+	"latchkey/internal/packed"
 )
 
-// packed has the 10,000 most common passwords of ten or more characters in ASCII, sorted, in lower case,
+// file has the 10,000 most common passwords of ten or more characters in ASCII, sorted, in lower case,
 // one on each line, compressed by gzip.
 //
 //go:embed list.txt.gz
-var packed string
+var file []byte
 
 var lines = sync.OnceValue(func() []string {
-	z, err := gzip.NewReader(strings.NewReader(packed))
+	list, err := packed.Unpack(file)
 	if err != nil {
 		panic(err) // a test reads the list
-	}
-	list, err := io.ReadAll(z)
-	if err != nil {
-		panic(err)
 	}
 	return strings.Split(strings.TrimSuffix(string(list), "\n"), "\n")
 })
