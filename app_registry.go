@@ -68,7 +68,6 @@ var registry = []part{
 	{name: "store", work: func(a *App) []work {
 		return []work{{10 * time.Second, "check the database file", eachNode, func(time.Time) error { a.Store.CheckFile(); return nil }}}
 	}},
-	{name: "cluster", work: func(a *App) []work { return a.cluster.work() }},
 	{name: "limits", work: func(a *App) []work {
 		return []work{{time.Minute, "delete unused limit counters", eachNode, func(now time.Time) error { a.Limiter.Sweep(a.clock.Steady(now)); return nil }}}
 	}},
@@ -209,7 +208,7 @@ var registry = []part{
 	}},
 	{name: "cluster", routes: func(a *App) Routes {
 		return Routes{Admin: NewClusterView(a.Store, func() ClusterReporter { return a.cluster }).AdminRoutes()}
-	}},
+	}, work: func(a *App) []work { return a.cluster.work() }},
 	{name: "explain", routes: func(a *App) Routes {
 		routes := ExplainedRoutes{&a.routes, a.guards}
 		return Routes{Admin: NewExplainer(ExplainerOptions{
