@@ -39,6 +39,17 @@ func (m *madeCluster) Barrier(context.Context) (cluster.Head, error) { return m.
 // Serving implements clusterEngine.
 func (m *madeCluster) Serving() error { return m.stopped }
 
+// First implements clusterEngine. The node is b.
+func (m *madeCluster) First() bool { return false }
+
+// Running implements clusterEngine.
+func (m *madeCluster) Running() []cluster.Node {
+	return slices.DeleteFunc(slices.Clone(m.nodes), func(n cluster.Node) bool { return !n.Running })
+}
+
+// SetConfig implements clusterEngine.
+func (m *madeCluster) SetConfig(string) {}
+
 // Leave implements clusterEngine.
 func (m *madeCluster) Leave(context.Context) error { return nil }
 

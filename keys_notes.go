@@ -102,7 +102,6 @@ func (k *Keyring) Refused(h *CacheEntry, refusal KeyActivity) {
 	}
 }
 
-
 // storeNotes stores what Flush has taken from entries. What cannot be stored is left to the next Flush.
 func (k *Keyring) storeNotes(taken []*usesOfKey) error {
 	var some []takenUse
