@@ -163,7 +163,7 @@ func (g *counter) Grow(now time.Time) (p plan, record []byte) {
 	g.reserve = left
 	if g.shared != nil {
 		p = sharedPlan(g, g.Window.Used(now)+left, g.Window.Last)
-		g.stale, g.shared.want, g.shared.returns = false, 0, false
+		g.stale = false
 		return p, g.record(p.granted, p.expires)
 	}
 	// Add an eighth of the limit, but not more than is free, and at least one unit. With a larger
@@ -189,7 +189,7 @@ type plan struct {
 func (g *counter) Grown(p plan) {
 	g.reserve += p.block
 	if g.granted, g.expires = p.granted, p.expires; g.shared != nil {
-		g.shared.retry = p.retry
+		g.shared.retry, g.shared.want, g.shared.returns = p.retry, 0, false
 	}
 }
 
