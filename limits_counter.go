@@ -95,10 +95,11 @@ func readReserve(record []byte, limit Limit) (r reserved, err error) {
 // Fit adapts the window to the current Max and Window of its limit.
 func (g *counter) Fit(limit Limit) {
 	if !g.Window.Fits(limit.Max, limit.Window) {
-		g.Window = g.Window.Resize(limit.Max, limit.Window)
 		if g.shared != nil {
 			g.shared.retry = 0 // there may be room again
+			g.reserve = 0      // or less than the reserve, with what the other nodes have used
 		}
+		g.Window = g.Window.Resize(limit.Max, limit.Window)
 	}
 }
 
@@ -183,11 +184,14 @@ type plan struct {
 	granted int   // the whole reserve in its record
 	expires int64 // service time, in Unix nanoseconds, until which the reserve may be used
 	retry   int64 // service time, in Unix nanoseconds, until which it is of no use to ask for more
+	most    int   // Max of the limit; only in a cluster
 }
 
 // Grown lets the units of a plan's reserve be admitted. The record of the plan must be on disk.
 func (g *counter) Grown(p plan) {
-	g.reserve += p.block
+	if g.shared == nil || p.most == g.Window.Max { // otherwise the limit has changed meanwhile
+		g.reserve += p.block
+	}
 	if g.granted, g.expires = p.granted, p.expires; g.shared != nil {
 		g.shared.retry, g.shared.want, g.shared.returns = p.retry, 0, false
 	}

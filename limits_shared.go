@@ -83,6 +83,7 @@ func newOthersUse(records [][]byte, limit Limit, now time.Time) (*othersUse, err
 func sharedPlan(g *counter, own int, now int64) (p plan) {
 	o, want := g.shared.others, g.shared.want
 	free := g.Window.Max - own - o.Used(time.Unix(0, now))
+	p.most = g.Window.Max
 	idle := g.shared.returns && want == 0 // only the end of the reserve is to be stored
 	if free > 0 && !idle {
 		p.block = min(free, max(1, want-g.reserve, min(g.Window.Max/(4*(1+o.nodes)), free/2, maxBlock)))

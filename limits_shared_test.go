@@ -198,6 +198,47 @@ func TestCounter_Nodes(t *testing.T) {
 	}
 }
 
+// TestCounter_NodesNarrower makes a limit smaller. What a node has reserved before does not count any more, also if that was under way.
+func TestCounter_NodesNarrower(t *testing.T) {
+	for _, pending := range []bool{false, true} {
+		m := newNodesTest(rand.New(rand.NewPCG(1, 1)), Limit{"x", 600, time.Minute + timeSlack}, 2)
+		spend := func() {
+			for range 200 {
+				for i, n := range m.nodes {
+					m.now = m.now.Add(time.Millisecond)
+					m.step(i)
+					m.request(n)
+				}
+			}
+		}
+		a, b := m.nodes[0], m.nodes[1]
+		for range 15 {
+			m.request(b)
+			m.now = m.now.Add(answerTime)
+			m.step(1)
+		}
+		m.request(a)
+		m.now = m.now.Add(answerTime)
+		m.step(0)
+		if a.reserve < 50 {
+			t.Fatalf("got a reserve of %d", a.reserve)
+		}
+		m.limit.Max = 20
+		if pending {
+			m.look(0)
+			plan, record := a.Grow(a.time(m))
+			m.records[0] = record
+			a.Fit(m.limit)
+			a.Grown(plan)
+		}
+		a.Fit(m.limit)
+		b.Fit(m.limit)
+		if spend(); len(m.admitted) > 20 || len(m.admitted) < 16 {
+			t.Errorf("%t: two nodes have admitted %d units of 20", pending, len(m.admitted))
+		}
+	}
+}
+
 // TestCounter_NodesFaults lets nodes crash, start again and pause at random. They never admit more than the limit.
 func TestCounter_NodesFaults(t *testing.T) {
 	t.Parallel()
