@@ -25,6 +25,7 @@ func TestBrowser_LooksOfCluster(t *testing.T) {
 	p.load(source)
 	p.open("/cluster")
 	p.login(operatorPassword)
+	p.sees("Log out")
 	p.open("/cluster")
 	p.sees("Needs attention")
 	p.look("/cluster")

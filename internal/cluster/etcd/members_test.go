@@ -224,11 +224,11 @@ func TestEngine_Names(t *testing.T) {
 		t.Error("the second process answers requests")
 	}
 
-	crashed := open(t, options(c, "b"), "one") // it joins, and nobody renews its lease
+	crashed, began := open(t, options(c, "b"), "one"), time.Now() // it joins, and nobody renews its lease
 	if err := crashed.Join(ctx, cluster.Node{}); err != nil {
 		t.Fatal(err)
 	}
-	again, began := open(t, options(c, "b"), "one"), time.Now()
+	again := open(t, options(c, "b"), "one")
 	if err := again.Join(ctx, cluster.Node{}); err != nil {
 		t.Fatal(err)
 	}
@@ -263,10 +263,10 @@ func TestEngine_Names(t *testing.T) {
 	if err := a.e.Remove(ctx, "d"); err == nil || !strings.Contains(err.Error(), `no node with the name "d"`) {
 		t.Errorf("got %v when a node is removed that is none", err)
 	}
+	began = time.Now()
 	if err := crashed.Join(ctx, cluster.Node{}); err != nil { // it runs no more
 		t.Fatal(err)
 	}
-	began = time.Now()
 	if err := a.e.Remove(ctx, "b"); err != nil {
 		t.Fatal(err)
 	}
