@@ -148,7 +148,10 @@ func OpenApp(o AppOptions) (*App, error) {
 // configuration.
 func (a *App) wire() (err error) {
 	c := a.config
-	if a.Keyring, err = NewKeyring(a.Store, KeyringOptions{Peppers: a.peppers, Prefix: c.Keys.Prefix, Policy: c.Rights(), Cache: c.Keys.Cache}); err != nil {
+	if a.Keyring, err = NewKeyring(a.Store, KeyringOptions{
+		Peppers: a.peppers, Prefix: c.Keys.Prefix, Policy: c.Rights(), Cache: c.Keys.Cache,
+		Noticed: func(tx *Tx, id string, n KeyNotice) error { return PublishUse(tx, a.Keyring, id, n) },
+	}); err != nil {
 		return err
 	}
 	return a.connect()
