@@ -342,14 +342,14 @@ const (
 	carrierSpan = 24 * time.Hour
 )
 
-// KeyNotice is a use of a key that the operator is told of: the first from another network, which has the kind
+// KeyNotice is a use of a key about which the webhooks of the operator get an event: the first from another network, which has the kind
 // ActivityNetwork, or the first in the query of a URL after none or another way, which has the kind ActivityCarrier.
 type KeyNotice struct {
 	Kind string
 	Use  LastUse // without counts
 }
 
-// storeNotes adds what was noted about a key to its activity. It returns what the operator is to be told of.
+// storeNotes adds what was noted about a key to its activity. It returns the uses that cause events.
 func storeNotes(tx *Tx, id string, n *keyNotes) (news []KeyNotice, err error) {
 	left := KeyActivity{Kind: ActivityLeftOut, Count: n.missed}
 	for _, p := range n.places {
