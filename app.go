@@ -187,7 +187,7 @@ func (a *App) connect() error {
 		Operators: a.Operators, Sessions: a.sessions, Passkeys: a.Passkeys, Peppers: a.peppers, Clock: a.clock, Log: a.log, Proxies: c.TrustedProxies(),
 		Refused: a.audit.Refused, SecondFactor: c.Admin.SecondFactor, Provider: ProviderOf(c),
 	})
-	a.notices = NewOperatorEvents(store, a.Keyring, c.Keys.ExpiringNotice)
+	a.notices = NewOperatorEvents(store, a.Keyring, NoticeOptions{LeadTime: c.Keys.ExpiringNotice, Unused: c.Keys.UnusedNotice})
 	a.tokens = NewTokens(store, a.peppers)
 	a.proxy = NewProxy(ProxyOptions{
 		Log: a.log, Proxies: c.TrustedProxies(), ReadTimeout: c.Server.ReadTimeout, WriteTimeout: c.Server.WriteTimeout, Hold: a.connections.Hold,

@@ -218,6 +218,7 @@ const (
 	placeCarrier = 'c'
 	placeNetwork = 'n'
 	placeLatest  = 'l' // the carrier of the latest use
+	placeUnused  = 'u' // since when the key was unused at its last key.unused, see Keyring.Unused
 )
 
 // maxPlaces is the number of addresses and networks of a key that are stored.
@@ -526,9 +527,11 @@ func oldActivity(tx *Tx, id string, cutoff time.Time, most int) (old [][]byte) {
 // oldPlaces returns the rows of a key's places that were last used before cutoff.
 func oldPlaces(tx *Tx, id string, cutoff time.Time) (old [][]byte) {
 	tx.Scan(placesBucket, activityPrefix(id), Forward, func(row, raw []byte) bool {
-		p := KeyPlace{}
-		if row[len(id)+1] != placeLatest && p.read(row, raw) == nil && p.Last.Before(cutoff) {
-			old = append(old, bytes.Clone(row))
+		switch p := (KeyPlace{}); row[len(id)+1] {
+		case placeAddress, placeCarrier, placeNetwork:
+			if p.read(row, raw) == nil && p.Last.Before(cutoff) {
+				old = append(old, bytes.Clone(row))
+			}
 		}
 		return len(old) < sweptActivity
 	})

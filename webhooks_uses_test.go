@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -101,5 +102,77 @@ func TestUses_NoWebhook(t *testing.T) {
 	a.uses(secret, "203.0.113.9")
 	if got := v.told(id); !slices.Equal(got, []string{keyNetwork}) {
 		t.Errorf("got %v, want one event", got)
+	}
+}
+
+// TestUses_Unused waits until keys are unused for 30 days.
+func TestUses_Unused(t *testing.T) {
+	v := newReceiver(t)
+	a := newHookApp(t)
+	const day = 24 * time.Hour
+	used, secret := a.key(everyPermission)
+	never, _ := a.key(everyPermission)
+	paused, _ := a.key(everyPermission)
+	revoked, _ := a.key(everyPermission)
+	expired, _ := a.key(everyPermission, `"expires_at": "`+*Seconds(epoch.Add(day))+`"`)
+	a.operate(200, "POST", "/admin/v1/keys/"+paused+"/pause", "")
+	a.operate(200, "POST", "/admin/v1/keys/"+revoked+"/revoke", "")
+	a.clocks.Pass(day)
+	a.uses(secret, "192.0.2.1")
+	look := func(pass time.Duration, want map[string]int) {
+		t.Helper()
+		a.clocks.Pass(pass)
+		for range 2 {
+			if err := a.notices.Unused(a.clock.Now()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		a.send()
+		for _, id := range []string{used, never, paused, revoked, expired} {
+			if got := v.told(id); len(got) != want[id] || len(got) > 0 && got[0] != keyUnused {
+				t.Errorf("after %s: key %s: got %v, want %d", pass, id, got, want[id])
+			}
+		}
+	}
+	look(30*day-time.Hour, nil) // nobody listens, and nothing is noted
+	a.hook(v.URL, "", "key.unused")
+	look(0, map[string]int{never: 1})
+	a.restart()
+	look(2*time.Hour, map[string]int{never: 1, used: 1})
+	if body := v.all()[1].body; !strings.Contains(body, `"last_used_at":"`+*Seconds(epoch.Add(day))+`"`) {
+		t.Errorf("got %s, want the last use", body)
+	}
+	look(90*day, map[string]int{never: 1, used: 1})
+	a.use(secret, "192.0.2.1", CarrierBearer) // not stored yet
+	look(30*day-time.Hour, map[string]int{never: 1, used: 1})
+	a.uses(secret)
+	look(2*time.Hour, map[string]int{never: 1, used: 2})
+}
+
+// TestUses_UnusedBound looks at more keys than one call does.
+func TestUses_UnusedBound(t *testing.T) {
+	store := newTestStore(t)
+	ring, err := NewKeyring(store, KeyringOptions{Peppers: testPeppers, Prefix: "klen_", Policy: NewPolicy(nil, nil), Cache: 10})
+	if err == nil {
+		_, err = store.UpdateEach(Writer{}, maxUnused+10, func(tx *Tx, i int) error {
+			return ring.Save(tx, &Key{StoredKey: StoredKey{ID: fmt.Sprintf("key_%05d", i), CreatedAt: epoch}})
+		})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = store.View(func(tx *Tx) error {
+		first, next, err := ring.UnusedIDs(tx, "", epoch)
+		if err != nil || len(first) != maxUnused || next == "" {
+			t.Errorf("got %d keys and %q, %v; want %d", len(first), next, err, maxUnused)
+		}
+		rest, next, err := ring.UnusedIDs(tx, next, epoch)
+		if len(rest) != 10 || next != "" {
+			t.Errorf("got %d keys and %q, want the other 10", len(rest), next)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }
