@@ -148,7 +148,10 @@ func OpenApp(o AppOptions) (*App, error) {
 // configuration.
 func (a *App) wire() (err error) {
 	c := a.config
-	if a.Keyring, err = NewKeyring(a.Store, KeyringOptions{Peppers: a.peppers, Prefix: c.Keys.Prefix, Policy: c.Rights(), Cache: c.Keys.Cache}); err != nil {
+	if a.Keyring, err = NewKeyring(a.Store, KeyringOptions{
+		Peppers: a.peppers, Prefix: c.Keys.Prefix, Policy: c.Rights(), Cache: c.Keys.Cache,
+		Noticed: func(tx *Tx, id string, n KeyNotice) error { return PublishUse(tx, a.Keyring, id, n) },
+	}); err != nil {
 		return err
 	}
 	return a.connect()
@@ -184,7 +187,7 @@ func (a *App) connect() error {
 		Operators: a.Operators, Sessions: a.sessions, Passkeys: a.Passkeys, Peppers: a.peppers, Clock: a.clock, Log: a.log, Proxies: c.TrustedProxies(),
 		Refused: a.audit.Refused, SecondFactor: c.Admin.SecondFactor, Provider: ProviderOf(c),
 	})
-	a.notices = NewOperatorEvents(store, a.Keyring, c.Keys.ExpiringNotice)
+	a.notices = NewOperatorEvents(store, a.Keyring, NoticeOptions{LeadTime: c.Keys.ExpiringNotice, Unused: c.Keys.UnusedNotice})
 	a.tokens = NewTokens(store, a.peppers)
 	a.proxy = NewProxy(ProxyOptions{
 		Log: a.log, Proxies: c.TrustedProxies(), ReadTimeout: c.Server.ReadTimeout, WriteTimeout: c.Server.WriteTimeout, Hold: a.connections.Hold,

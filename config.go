@@ -23,6 +23,10 @@ import (
 	"github.com/BurntSushi/toml"
 )
 
+// unusedMin is the shortest time without a use after which something is done about a key. It is longer than
+// keys.last_used_interval, after which the last use is stored.
+const unusedMin = 24 * time.Hour
+
 // Config holds all settings. config.example.toml explains each of them. The tags of a field are the
 // rules for its value: toml is its key, default is its default in the form of a flag, min and max
 // are inclusive bounds, in lists the allowed words, check names one of textChecks, and example is a
@@ -103,6 +107,7 @@ type Config struct {
 		Cache              int           `toml:"cache" default:"100000" min:"1000" max:"10000000"` // number of keys in memory
 		LastUsedInterval   time.Duration `toml:"last_used_interval" default:"30s" min:"1s" max:"1h"`
 		ExpiringNotice     time.Duration `toml:"expiring_notice" default:"168h" min:"1h" max:"8760h"`
+		UnusedNotice       time.Duration `toml:"unused_notice" default:"720h" min:"0s" max:"87600h"`      // 0: none
 		PepperFile         string        `toml:"pepper_file" example:"/etc/latchkey/pepper" check:"file"` // "": the file "pepper" in Server.Data
 		RetiredPepperFiles []string      `toml:"retired_pepper_files" example:"/etc/latchkey/pepper.old" check:"path"`
 		DefaultExpiry      time.Duration `toml:"default_expiry" default:"0s" min:"0s" max:"876000h"`
@@ -202,6 +207,9 @@ func LoadConfig(file string, environ []string, flags map[string]string) (Config,
 		}
 		if !c.Admin.InsecureHTTP && !c.AdminTLS().On() {
 			l.checkListener("admin", c.Admin.Listen)
+		}
+		if c.Keys.UnusedNotice > 0 && c.Keys.UnusedNotice < unusedMin {
+			l.fail(l.sources["keys.unused_notice"], "keys.unused_notice is %s; write 0s for no notice, or %s or more", c.Keys.UnusedNotice, unusedMin)
 		}
 		if c.Keys.MaxExpiry > 0 && c.Keys.DefaultExpiry > c.Keys.MaxExpiry {
 			l.fail(l.sources["keys.default_expiry"], "keys.default_expiry is %s, longer than keys.max_expiry, %s", c.Keys.DefaultExpiry, c.Keys.MaxExpiry)

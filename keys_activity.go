@@ -218,6 +218,7 @@ const (
 	placeCarrier = 'c'
 	placeNetwork = 'n'
 	placeLatest  = 'l' // the carrier of the latest use
+	placeUnused  = 'u' // since when the key was unused at its last key.unused, see Keyring.Unused
 )
 
 // maxPlaces is the number of addresses and networks of a key that are stored.
@@ -228,6 +229,8 @@ type KeyPlace struct {
 	Value string    `json:"-"`
 	First time.Time `json:"first"`
 	Last  time.Time `json:"last"` // correct to a day
+	// Told is the time of the last use for which there was a KeyNotice of this carrier.
+	Told time.Time `json:"told,omitzero"`
 }
 
 // placeDay is how old KeyPlace.Last may be.
@@ -272,6 +275,25 @@ func seePlace(tx *Tx, row []byte, at time.Time) (first bool, err error) {
 		return false, err
 	}
 	return value == nil, tx.Put(placesBucket, row, stored)
+}
+
+// tellPlace reports whether there was no KeyNotice of a place, which has a row, within carrierSpan before at. If so, it
+// notes that there is one now.
+func tellPlace(tx *Tx, row []byte, at time.Time) (due bool, err error) {
+	var p KeyPlace
+	value, err := tx.Get(placesBucket, row)
+	if err == nil {
+		err = json.Unmarshal(value, &p)
+	}
+	if err != nil || !p.Told.IsZero() && at.Sub(p.Told) < carrierSpan {
+		return false, err
+	}
+	p.Told = at
+	stored, err := json.Marshal(p)
+	if err != nil {
+		return false, err
+	}
+	return true, tx.Put(placesBucket, row, stored)
 }
 
 // PlacesOf returns the networks and the carriers by which a key was used, those that were used first
@@ -321,33 +343,48 @@ const (
 	carrierSpan = 24 * time.Hour
 )
 
-// storeNotes adds what was noted about a key to its activity.
-func storeNotes(tx *Tx, id string, n *keyNotes) error {
+// KeyNotice is a use of a key about which the webhooks of the operator get an event: the first from another network, which has the kind
+// ActivityNetwork, or the first in the query of a URL after none or another way, which has the kind ActivityCarrier.
+type KeyNotice struct {
+	Kind string
+	Use  LastUse // without counts
+}
+
+// storeNotes adds what was noted about a key to its activity. It returns the uses that cause events.
+func storeNotes(tx *Tx, id string, n *keyNotes) (news []KeyNotice, err error) {
 	left := KeyActivity{Kind: ActivityLeftOut, Count: n.missed}
 	for _, p := range n.places {
 		left.At = later(left.At, p.At)
-		stored, err := storePlace(tx, id, p)
+		known := tx.Has(placesBucket, placeRow(id, placeLatest, ""))
+		stored, network, err := storePlace(tx, id, p)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if !stored {
 			left.Count++
 		}
-		if err := storeCarrier(tx, id, p); err != nil {
-			return err
+		if network && known {
+			news = append(news, KeyNotice{ActivityNetwork, p})
+		}
+		query, err := storeCarrier(tx, id, p)
+		if err != nil {
+			return nil, err
+		}
+		if query {
+			news = append(news, KeyNotice{ActivityCarrier, p})
 		}
 	}
 	for _, r := range n.refusals {
 		left.At = later(left.At, r.At)
 		if err := foldActivity(tx, id, r, refusalSpan); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	if left.Count == 0 {
-		return nil
+		return news, nil
 	}
 	left.At = later(left.At, n.missedAt)
-	return foldActivity(tx, id, left, refusalSpan)
+	return news, foldActivity(tx, id, left, refusalSpan)
 }
 
 func later(a, b time.Time) time.Time {
@@ -358,45 +395,52 @@ func later(a, b time.Time) time.Time {
 }
 
 // storePlace notes the address of a use, and adds an entry if it is the first from there. stored is false
-// if the key has too many addresses.
-func storePlace(tx *Tx, id string, use LastUse) (stored bool, err error) {
+// if the key has too many addresses. unknown reports whether the network of the address is new.
+func storePlace(tx *Tx, id string, use LastUse) (stored, unknown bool, err error) {
 	network := NetworkOfUse(use.IP)
 	if network == "" {
-		return true, nil
+		return true, false, nil
 	}
 	row := placeRow(id, placeAddress, AddrText(use.IP))
 	if !tx.Has(placesBucket, row) && countPlaces(tx, id) >= maxPlaces {
-		return false, nil
+		return false, false, nil
 	}
 	first, err := seePlace(tx, row, use.At)
 	if err != nil {
-		return true, err
+		return true, false, err
 	}
 	kind := ActivityAddress
-	unknown, err := seePlace(tx, placeRow(id, placeNetwork, network), use.At)
+	unknown, err = seePlace(tx, placeRow(id, placeNetwork, network), use.At)
 	if unknown {
 		kind = ActivityNetwork
 	}
 	if err != nil || !first && !unknown {
-		return true, err
+		return true, unknown, err
 	}
-	return true, AddActivity(tx, id, KeyActivity{Kind: kind, At: use.At, Client: use.IP, Network: network, Carrier: use.Carrier})
+	return true, unknown, AddActivity(tx, id, KeyActivity{Kind: kind, At: use.At, Client: use.IP, Network: network, Carrier: use.Carrier})
 }
 
-// storeCarrier notes how a key was sent, and adds an entry if that is new or has changed.
-func storeCarrier(tx *Tx, id string, use LastUse) error {
-	if _, err := seePlace(tx, placeRow(id, placeCarrier, use.Carrier), use.At); err != nil {
-		return err
+// storeCarrier notes how a key was sent, and adds an entry if that is new or has changed. query reports whether
+// the change is that the key is sent in the query of a URL, once in carrierSpan.
+func storeCarrier(tx *Tx, id string, use LastUse) (query bool, err error) {
+	place := placeRow(id, placeCarrier, use.Carrier)
+	if _, err := seePlace(tx, place, use.At); err != nil {
+		return false, err
 	}
 	row := placeRow(id, placeLatest, "")
 	before, err := tx.Get(placesBucket, row)
 	if err != nil || string(before) == use.Carrier {
-		return err
+		return false, err
 	}
 	if err := tx.Put(placesBucket, row, []byte(use.Carrier)); err != nil {
-		return err
+		return false, err
 	}
-	return foldActivity(tx, id, KeyActivity{Kind: ActivityCarrier, At: use.At, Client: use.IP, Carrier: use.Carrier, Before: string(before)}, carrierSpan)
+	if use.Carrier == CarrierQuery {
+		if query, err = tellPlace(tx, place, use.At); err != nil {
+			return false, err
+		}
+	}
+	return query, foldActivity(tx, id, KeyActivity{Kind: ActivityCarrier, At: use.At, Client: use.IP, Carrier: use.Carrier, Before: string(before)}, carrierSpan)
 }
 
 // sweptActivity is the number of entries and places that one SweepActivity deletes.
@@ -483,9 +527,11 @@ func oldActivity(tx *Tx, id string, cutoff time.Time, most int) (old [][]byte) {
 // oldPlaces returns the rows of a key's places that were last used before cutoff.
 func oldPlaces(tx *Tx, id string, cutoff time.Time) (old [][]byte) {
 	tx.Scan(placesBucket, activityPrefix(id), Forward, func(row, raw []byte) bool {
-		p := KeyPlace{}
-		if row[len(id)+1] != placeLatest && p.read(row, raw) == nil && p.Last.Before(cutoff) {
-			old = append(old, bytes.Clone(row))
+		switch p := (KeyPlace{}); row[len(id)+1] {
+		case placeAddress, placeCarrier, placeNetwork:
+			if p.read(row, raw) == nil && p.Last.Before(cutoff) {
+				old = append(old, bytes.Clone(row))
+			}
 		}
 		return len(old) < sweptActivity
 	})

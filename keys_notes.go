@@ -114,7 +114,14 @@ func (k *Keyring) storeNotes(taken []*usesOfKey) error {
 	}
 	var damaged error
 	done, err := k.store.UpdateEach(Writer{}, len(some), func(tx *Tx, i int) error {
-		if bad := storeNotes(tx, some[i].key.ID, some[i].notes); bad != nil {
+		id := some[i].key.ID
+		news, bad := storeNotes(tx, id, some[i].notes)
+		for _, n := range news {
+			if bad == nil && k.noticed != nil {
+				bad = k.noticed(tx, id, n)
+			}
+		}
+		if bad != nil {
 			tx.After(func() { damaged = errors.Join(damaged, bad) })
 		}
 		return nil

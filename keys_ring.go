@@ -33,9 +33,10 @@ type Keyring struct {
 	// of all keys, which is kept.
 	maxSorted int
 	notes     noteRoom
-	dirtyMu   sync.Mutex    // guards dirty and flushing
-	dirty     []*CacheEntry // entries with uses to store at the next Flush
-	flushing  []*CacheEntry // entries that a Flush is storing
+	noticed   func(tx *Tx, id string, n KeyNotice) error // nil: nobody is told
+	dirtyMu   sync.Mutex                                 // guards dirty and flushing
+	dirty     []*CacheEntry                              // entries with uses to store at the next Flush
+	flushing  []*CacheEntry                              // entries that a Flush is storing
 }
 
 // KeyringOptions are the options of NewKeyring.
@@ -44,11 +45,13 @@ type KeyringOptions struct {
 	Prefix  string  // text with which new secrets begin
 	Policy  *Policy // permissions and limits that keys can have
 	Cache   int     // about how many secrets to keep in memory
+	// Noticed is called for each KeyNotice of the key with this id, in the transaction that stores it. nil: none.
+	Noticed func(tx *Tx, id string, n KeyNotice) error
 }
 
 // NewEmptyKeyring returns a Keyring without a store. Only Rights and Use may be called.
 func NewEmptyKeyring(o KeyringOptions) *Keyring {
-	k := &Keyring{peppers: o.Peppers, prefix: o.Prefix, memory: newKeyCache(o.Cache), rows: RowCache[keyFacts]{Facts: readKeyRow}, maxSorted: maxSortedKeys}
+	k := &Keyring{peppers: o.Peppers, prefix: o.Prefix, noticed: o.Noticed, memory: newKeyCache(o.Cache), rows: RowCache[keyFacts]{Facts: readKeyRow}, maxSorted: maxSortedKeys}
 	k.rights.Store(o.Policy)
 	return k
 }

@@ -533,7 +533,7 @@ func TestStore_DamagedMeta(t *testing.T) {
 		{"pepper", peppers.Verify},
 		{"pepper", func(s *Store) error { return s.View(peppers.Match) }},
 		{"imported", func(s *Store) error {
-			_, err := NewKeyring(s, KeyringOptions{peppers, "klen_", NewPolicy(nil, nil), 10})
+			_, err := NewKeyring(s, KeyringOptions{Peppers: peppers, Prefix: "klen_", Policy: NewPolicy(nil, nil), Cache: 10})
 			return err
 		}},
 	} {

@@ -33,6 +33,9 @@ const (
 	KeyPaused    = "key.paused"
 	KeyResumed   = "key.resumed"
 	keyExpiring  = "key.expiring"
+	keyNetwork   = "key.new_network"
+	keyInURL     = "key.in_url"
+	keyUnused    = "key.unused"
 	limitReached = "limit.reached"
 
 	// TokenExpiring is about an admin token.
@@ -56,7 +59,7 @@ func EventTypes() []string {
 // OperatorEventTypes returns the types of events that the operator's webhooks may subscribe to.
 // They are EventTypes and the events that only the operator receives.
 func OperatorEventTypes() []string {
-	return append(EventTypes(), "call.queued", KeyCreated, KeyRotated, KeyRevoked, KeyPaused, KeyResumed, keyExpiring, limitReached, TokenExpiring, FactorReset, storageWarningEvent, diskLowEvent)
+	return append(EventTypes(), "call.queued", KeyCreated, KeyRotated, KeyRevoked, KeyPaused, KeyResumed, keyExpiring, keyNetwork, keyInURL, keyUnused, limitReached, TokenExpiring, FactorReset, storageWarningEvent, diskLowEvent)
 }
 
 // Publish queues e for each webhook that subscribes to it. Call it in the transaction of the change
@@ -159,6 +162,12 @@ func sample(kind string, now time.Time) WebhookEvent {
 			"expires_at": Seconds(now.Add(14 * 24 * time.Hour)), "last_used_at": nil,
 		}
 	default:
+		switch what {
+		case "new_network", "in_url":
+			body["use"] = map[string]any{"at": Seconds(now), "network": "192.0.2.0/24", "client": "192.0.2.1", "carrier": CarrierQuery}
+		case "unused":
+			body["last_used_at"] = Seconds(now.Add(-30 * 24 * time.Hour))
+		}
 		body["key"] = map[string]any{"id": "key_sample", "name": "sample", "status": StatusActive}
 	}
 	return WebhookEvent{Type: kind, At: now, Body: body}

@@ -21,7 +21,8 @@ const (
 type OperatorEvents struct {
 	store    *Store
 	keyring  *Keyring
-	leadTime time.Duration // how long before its expiry a key is reported
+	o        NoticeOptions
+	lookedAt string // the id of the key at which the last Unused ended
 
 	mu    sync.Mutex
 	seen  map[reachedLimit]time.Time // when each limit was last reached, on the service clock
@@ -59,10 +60,15 @@ var reachedTable = Table[reachedRecord]{
 // NoticeTables returns the table of published limit.reached events, for checks of the store.
 func NoticeTables() []Checked { return []Checked{&reachedTable} }
 
-// NewOperatorEvents returns an OperatorEvents. It publishes key.expiring when the time left to a
-// key's expiry is at most leadTime.
-func NewOperatorEvents(store *Store, keyring *Keyring, leadTime time.Duration) *OperatorEvents {
-	return &OperatorEvents{store: store, keyring: keyring, leadTime: leadTime, seen: map[reachedLimit]time.Time{}}
+// NoticeOptions are the options of NewOperatorEvents.
+type NoticeOptions struct {
+	LeadTime time.Duration // how long before its expiry a key is reported
+	Unused   time.Duration // how long after its last use a key is reported; 0: never
+}
+
+// NewOperatorEvents returns an OperatorEvents.
+func NewOperatorEvents(store *Store, keyring *Keyring, o NoticeOptions) *OperatorEvents {
+	return &OperatorEvents{store: store, keyring: keyring, o: o, seen: map[reachedLimit]time.Time{}}
 }
 
 // Reached records that one of limits refused a request with key k. now is the time on the wall
@@ -202,7 +208,7 @@ func (n *OperatorEvents) Expiring(now time.Time) error {
 	wanted, err := EventWanted(n.store, keyExpiring)
 	for more := wanted; more && err == nil; {
 		err = n.store.Update(func(tx *Tx) error {
-			keys, err := n.keyring.Expiring(tx, now.Add(n.leadTime), noticesAtOnce)
+			keys, err := n.keyring.Expiring(tx, now.Add(n.o.LeadTime), noticesAtOnce)
 			more = len(keys) == noticesAtOnce
 			for _, key := range keys {
 				if err == nil {

@@ -128,7 +128,7 @@ func TestNotices_LimitReached(t *testing.T) {
 
 // TestNotices_Bounded reaches more limits than are remembered.
 func TestNotices_Bounded(t *testing.T) {
-	notices := NewOperatorEvents(newTestStore(t), nil, 0)
+	notices := NewOperatorEvents(newTestStore(t), nil, NoticeOptions{})
 	full := []LimitStatus{{Limit: Limit{RequestsPerMinute, 1, time.Minute}, Wait: 1}}
 	var key Key
 	for n := range maxReached + 100 {
