@@ -114,6 +114,22 @@ type bounded struct {
 	sets   int
 	writes int // most of a Set
 	bytes  int
+	refuse bool // all Sets after some
+	takes  int  // how many it takes before
+}
+
+// stopAfter has the engine refuse all Sets after some, until resume.
+func (e *bounded) stopAfter(sets int) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.refuse, e.takes = true, sets
+}
+
+// resume has the engine take all Sets.
+func (e *bounded) resume() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.refuse = false
 }
 
 // Commit implements cluster.Engine.
@@ -124,7 +140,12 @@ func (e *bounded) Commit(ctx context.Context, base cluster.Head, set *cluster.Se
 	}
 	e.mu.Lock()
 	e.sets, e.writes, e.bytes = e.sets+1, max(e.writes, len(set.Writes)), max(e.bytes, size)
+	e.takes--
+	refused := e.refuse && e.takes < 0
 	e.mu.Unlock()
+	if refused {
+		return 0, errors.New("no space left")
+	}
 	return e.Engine.Commit(ctx, base, set)
 }
 
@@ -334,14 +355,12 @@ func TestCluster_UsageRefused(t *testing.T) {
 	for i := range keys {
 		n.use(t, &Key{StoredKey: StoredKey{ID: fmt.Sprintf("key_%03d", i)}}, epoch, "192.0.2.1")
 	}
-	after := &failing{Engine: n.engine, after: 3}
-	n.replica.(*replica).o.Engine = after
 	for _, flush := range []func() error{n.keyring.Flush, n.history.Flush, func() error { return n.observed.Flush(epoch) }} {
-		after.after = 3
+		n.engine.stopAfter(3)
 		if flush() == nil {
 			t.Error("got no error")
 		}
-		after.after = 1 << 30
+		n.engine.resume()
 		if err := flush(); err != nil {
 			t.Error(err)
 		}
@@ -362,20 +381,6 @@ func TestCluster_UsageRefused(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-}
-
-// failing is an Engine that refuses all Sets after some.
-type failing struct {
-	cluster.Engine
-	after int
-}
-
-// Commit implements cluster.Engine.
-func (e *failing) Commit(ctx context.Context, base cluster.Head, set *cluster.Set) (cluster.Head, error) {
-	if e.after--; e.after < 0 {
-		return 0, errors.New("no space left")
-	}
-	return e.Engine.Commit(ctx, base, set)
 }
 
 // TestCluster_Sweep has a node add to a history after another one has found that it is to be deleted.

@@ -250,12 +250,11 @@ func ShareStore(s *Store, o ShareOptions) error {
 	r.most = writtenMark{cmp.Or(o.MaxWrites, cluster.MaxWrites), cmp.Or(o.MaxBytes, cluster.MaxBytes)}
 	r.ctx, r.stop = context.WithCancel(context.Background())
 	s.replica = r
-	r.running.Go(func() { r.follow(s) })
-	r.running.Go(r.acknowledgeAll)
-	if o.Mark != "" {
-		s.db.NoSync = true
+	if s.db.NoSync = o.Mark != ""; s.db.NoSync {
 		r.running.Go(func() { r.syncAll(s) })
 	}
+	r.running.Go(func() { r.follow(s) })
+	r.running.Go(r.acknowledgeAll)
 	return nil
 }
 
