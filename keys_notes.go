@@ -102,6 +102,9 @@ func (k *Keyring) Refused(h *CacheEntry, refusal KeyActivity) {
 	}
 }
 
+// notesPart is the number of secrets whose notes are stored in one transaction, so that others do not wait long for it.
+const notesPart = 500
+
 // storeNotes stores what Flush has taken from entries. What cannot be stored is left to the next Flush.
 func (k *Keyring) storeNotes(taken []*usesOfKey) error {
 	var some []takenUse
@@ -112,26 +115,34 @@ func (k *Keyring) storeNotes(taken []*usesOfKey) error {
 			}
 		}
 	}
-	var damaged error
-	done, err := k.store.UpdateEach(Writer{}, len(some), func(tx *Tx, i int) error {
-		id := some[i].key.ID
-		news, bad := storeNotes(tx, id, some[i].notes)
-		for _, n := range news {
-			if bad == nil && k.noticed != nil {
-				bad = k.noticed(tx, id, n)
+	var faults error
+	for part := range slices.Chunk(some, notesPart) {
+		var damaged error
+		done, err := k.store.UpdateEach(Writer{}, len(part), func(tx *Tx, i int) error {
+			if bad := k.storeNotesOf(tx, part[i]); bad != nil {
+				tx.After(func() { damaged = errors.Join(damaged, bad) })
+			}
+			return nil
+		})
+		for i, t := range part {
+			if i < done {
+				k.notes.used.Add(-int64(t.notes.size()))
+			} else if t.entry.Return(LastUse{}, t.notes) {
+				k.list(t.entry)
 			}
 		}
-		if bad != nil {
-			tx.After(func() { damaged = errors.Join(damaged, bad) })
-		}
-		return nil
-	})
-	for i, t := range some {
-		if i < done {
-			k.notes.used.Add(-int64(t.notes.size()))
-		} else if t.entry.Return(LastUse{}, t.notes) {
-			k.list(t.entry)
+		faults = errors.Join(faults, damaged, err)
+	}
+	return faults
+}
+
+// storeNotesOf stores what was noted about one secret, and what its uses cause.
+func (k *Keyring) storeNotesOf(tx *Tx, t takenUse) error {
+	news, err := storeNotes(tx, t.key.ID, t.notes)
+	for _, n := range news {
+		if err == nil && k.noticed != nil {
+			err = k.noticed(tx, t.key.ID, n)
 		}
 	}
-	return errors.Join(damaged, err)
+	return err
 }
