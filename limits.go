@@ -114,14 +114,14 @@ func (l *Limiter) SpendBy(by CountedID, limits []Limit, now time.Time, list []Li
 			m.Unlock()
 			return list, err
 		}
-		uncovered := b.Uncovered(now)
+		uncovered, needs := b.Uncovered(now)
 		if uncovered == nil {
 			l.commit(&b, now)
 			list = b.Statuses(now, list)
 			m.Unlock()
 			return list, nil
 		}
-		covered := l.await(uncovered.Counters, uncovered.Counter, b.needs(uncovered), now)
+		covered := l.await(uncovered.Counters, uncovered.Counter, needs, now)
 		m.Unlock()
 		if err := <-covered; err != nil {
 			return list, ErrUnavailable
@@ -168,14 +168,14 @@ func (l *Limiter) SpendAll(charges []Charge, now time.Time, list []LimitStatus) 
 		}
 		now := b.Latest(now)
 		denied, wait := b.Denied(now)
-		uncovered := b.Uncovered(now)
+		uncovered, needs := b.Uncovered(now)
 		switch {
 		case denied != nil:
 			list = b.Statuses(now, list)
 			l.unlock(b)
 			return list, denied.Charge.Refused(wait)
 		case uncovered != nil:
-			covered := l.await(uncovered.Counters, uncovered.Counter, b.needs(uncovered), now)
+			covered := l.await(uncovered.Counters, uncovered.Counter, needs, now)
 			l.unlock(b)
 			if err := <-covered; err != nil {
 				return list, ErrUnavailable
@@ -230,11 +230,12 @@ func (l *Limiter) spendDurable(charges []Charge, now time.Time) (list []LimitSta
 		defer l.unlock(b)
 		now := b.Latest(now)
 		denied, wait := b.Denied(now)
+		uncovered, _ := b.Uncovered(now)
 		switch {
 		case paid != nil:
 		case denied != nil:
 			return denied.Charge.Refused(wait)
-		case b.Uncovered(now) != nil:
+		case uncovered != nil:
 			return errDry
 		}
 		long, err := l.spendDurables(tx, charges, now)

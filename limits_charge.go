@@ -105,26 +105,20 @@ func (p *batchItem) wait(now time.Time, n int) time.Duration {
 	return p.Window.Wait(now, n)
 }
 
-// needs returns how many units of its window the batch charges with the items up to p.
-func (b *batch) needs(p *batchItem) int {
-	for i := range b.Items {
-		if &b.Items[i] == p {
-			return b.cost(i)
-		}
-	}
-	return 0
-}
-
-// Uncovered returns the first item that is not covered by a stored reserve. It returns nil if all
-// items are covered. Call Denied first, because Uncovered skips items with Over set. All items must
+// Uncovered returns the first item that is not covered by a stored reserve, and how many units the reserve needs for
+// it and the items before. It returns nil if all items are covered. Call Denied first, because Uncovered skips items with Over set. All items must
 // be of short limits.
-func (b *batch) Uncovered(now time.Time) *batchItem {
+func (b *batch) Uncovered(now time.Time) (*batchItem, int) {
 	for i := range b.Items {
-		if p := &b.Items[i]; p.spends() && p.Counter.Left(now) < b.cost(i) {
-			return p
+		p := &b.Items[i]
+		if !p.spends() {
+			continue
+		}
+		if needs := b.cost(i); p.Counter.Left(now) < needs {
+			return p, needs
 		}
 	}
-	return nil
+	return nil, 0
 }
 
 // spends reports whether the item charges any units.
