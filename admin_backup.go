@@ -300,6 +300,15 @@ func readMade(tx *Tx) (m backupMade, err error) {
 	return m, err
 }
 
+// storedMade is readMade in a transaction of its own.
+func (b *Backups) storedMade() (m backupMade, err error) {
+	err = b.o.Store.View(func(tx *Tx) (err error) {
+		m, err = readMade(tx)
+		return err
+	})
+	return m, err
+}
+
 // storeMade changes the stored backupMade of a cluster. It stores nothing if change changes nothing.
 func (b *Backups) storeMade(change func(*backupMade)) error {
 	return b.o.Store.Update(func(tx *Tx) error {
@@ -349,10 +358,7 @@ func (b *Backups) Last() (made backupMade, failed error) {
 		defer b.mu.Unlock()
 		return b.last, b.err
 	}
-	err := b.o.Store.View(func(tx *Tx) (err error) {
-		made, err = readMade(tx)
-		return err
-	})
+	made, err := b.storedMade()
 	if err == nil && made.Failed != "" {
 		err = fmt.Errorf("node %s: %s", made.FailedNode, made.Failed)
 	}
@@ -387,11 +393,7 @@ func (b *Backups) madeAt(at time.Time, last backupMade) error {
 func (b *Backups) newest(names []string) (backupMade, error) {
 	var m backupMade
 	if b.o.Node != "" {
-		err := b.o.Store.View(func(tx *Tx) (err error) {
-			m, err = readMade(tx)
-			return err
-		})
-		return m, err
+		return b.storedMade()
 	}
 	if n := len(names); n > 0 {
 		m.At = backupTime(names[n-1])

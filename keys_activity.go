@@ -256,44 +256,47 @@ func NetworkOfUse(a netip.Addr) string {
 
 // seePlace notes a use at a place and reports whether it is the first.
 func seePlace(tx *Tx, row []byte, at time.Time) (first bool, err error) {
-	p := KeyPlace{First: at, Last: at}
+	p, known, err := getPlace(tx, row)
+	switch {
+	case err != nil || known && at.Sub(p.Last) < placeDay:
+		return false, err
+	case !known:
+		p.First = at
+	}
+	p.Last = at
+	return !known, p.put(tx, row)
+}
+
+// getPlace returns a stored place, and whether it is stored.
+func getPlace(tx *Tx, row []byte) (p KeyPlace, known bool, err error) {
 	value, err := tx.Get(placesBucket, row)
+	if err != nil || value == nil {
+		return p, false, err
+	}
+	if err := json.Unmarshal(value, &p); err != nil {
+		return p, true, fmt.Errorf("place %q of a key: %w", row, err)
+	}
+	return p, true, nil
+}
+
+// put stores a place.
+func (p KeyPlace) put(tx *Tx, row []byte) error {
+	value, err := json.Marshal(p)
 	if err != nil {
-		return false, err
+		return err
 	}
-	if value != nil {
-		if err := json.Unmarshal(value, &p); err != nil {
-			return false, fmt.Errorf("place %q of a key: %w", row, err)
-		}
-		if at.Sub(p.Last) < placeDay {
-			return false, nil
-		}
-		p.Last = at
-	}
-	stored, err := json.Marshal(p)
-	if err != nil {
-		return false, err
-	}
-	return value == nil, tx.Put(placesBucket, row, stored)
+	return tx.Put(placesBucket, row, value)
 }
 
 // tellPlace reports whether there was no KeyNotice of a place, which has a row, within carrierSpan before at. If so, it
 // notes that there is one now.
 func tellPlace(tx *Tx, row []byte, at time.Time) (due bool, err error) {
-	var p KeyPlace
-	value, err := tx.Get(placesBucket, row)
-	if err == nil {
-		err = json.Unmarshal(value, &p)
-	}
+	p, _, err := getPlace(tx, row)
 	if err != nil || !p.Told.IsZero() && at.Sub(p.Told) < carrierSpan {
 		return false, err
 	}
 	p.Told = at
-	stored, err := json.Marshal(p)
-	if err != nil {
-		return false, err
-	}
-	return true, tx.Put(placesBucket, row, stored)
+	return true, p.put(tx, row)
 }
 
 // PlacesOf returns the networks and the carriers by which a key was used, those that were used first

@@ -4,8 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -56,7 +54,7 @@ func isChallenge(name string) bool {
 func isAccount(name string) bool { return strings.HasPrefix(name, "acme_account") }
 
 // Get returns a file. For a certificate that all nodes lack it returns certs.ErrElsewhere if another node obtains it.
-func (c *SharedACME) Get(_ context.Context, name string) (data []byte, err error) {
+func (c *SharedACME) Get(ctx context.Context, name string) (data []byte, err error) {
 	key := acmeKey(name)
 	err = c.Store.View(func(tx *Tx) (err error) {
 		data, err = tx.Get(acmeBucket, key)
@@ -71,7 +69,7 @@ func (c *SharedACME) Get(_ context.Context, name string) (data []byte, err error
 	case isChallenge(name):
 		return nil, autocert.ErrCacheMiss
 	}
-	if data, err := c.adopt(name); err != nil || data != nil {
+	if data, err := c.adopt(ctx, name); err != nil || data != nil {
 		return data, err
 	}
 	// A certificate without elliptic curves is obtained for the client that needs it, by the node that it has asked.
@@ -96,9 +94,9 @@ func (c *SharedACME) waits(name string) bool {
 }
 
 // adopt moves a file from Folder to the store, and returns its contents. It returns nil if there is none.
-func (c *SharedACME) adopt(name string) ([]byte, error) {
-	data, err := os.ReadFile(filepath.Join(c.Folder, filepath.Clean("/"+name)))
-	if errors.Is(err, os.ErrNotExist) {
+func (c *SharedACME) adopt(ctx context.Context, name string) ([]byte, error) {
+	data, err := autocert.DirCache(c.Folder).Get(ctx, name)
+	if errors.Is(err, autocert.ErrCacheMiss) {
 		return nil, nil
 	}
 	if err != nil {
