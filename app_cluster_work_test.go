@@ -236,7 +236,7 @@ func (n *testNode) flush() error {
 }
 
 // TestCluster_Usage has two nodes note uses of the same keys and store them by turns and at once, over an engine that makes mistakes. All
-// are counted, the latest use is the last one whoever stores it first, and the chain of the audit log is whole.
+// are counted, the latest use counts as the last one, even if it was stored first, and the chain of the audit log is whole.
 func TestCluster_Usage(t *testing.T) {
 	log := fake.New(1, 0)
 	faults := fake.Faults{Moved: 0.1, Unsure: 0.1, Gap: 0.02}

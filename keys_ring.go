@@ -33,7 +33,7 @@ type Keyring struct {
 	// of all keys, which is kept.
 	maxSorted int
 	notes     noteRoom
-	noticed   func(tx *Tx, id string, n KeyNotice) error // nil: nobody is told
+	noticed   func(tx *Tx, id string, n KeyNotice) error // see KeyringOptions.Noticed; may be nil
 	dirtyMu   sync.Mutex                                 // guards dirty and flushing
 	dirty     []*CacheEntry                              // entries with uses to store at the next Flush
 	flushing  []*CacheEntry                              // entries that a Flush is storing

@@ -738,7 +738,7 @@ func TestServer_ImportRefusals(t *testing.T) {
 }
 
 // TestServer_EveryRouteAtPresent asks every route of a node of a cluster that does not know what has changed on the others.
-// All refuse, whoever asks, and do nothing. Only /healthz, /readyz and the reference answer, and on the control socket the routes that
+// All refuse every caller and do nothing. Only /healthz, /readyz and the reference answer, and on the control socket the routes that
 // are Stale.
 func TestServer_EveryRouteAtPresent(t *testing.T) {
 	a := newTestApp(t, func(c *Config) {

@@ -157,21 +157,7 @@ func TestNotices_Expiring(t *testing.T) {
 	gone, _ := a.key(everyPermission, end(time.Hour))
 	a.operate(200, "POST", "/admin/v1/keys/"+gone+"/revoke", "")
 	expired, _ := a.key(everyPermission, end(time.Minute))
-	look := func(pass time.Duration, want map[string]int) {
-		t.Helper()
-		a.clocks.Pass(pass)
-		for range 2 {
-			if err := a.notices.Expiring(a.clock.Now()); err != nil {
-				t.Fatal(err)
-			}
-		}
-		a.send()
-		for _, id := range []string{soon, later, never, gone, expired} {
-			if got := v.told(id); len(got) != want[id] || len(got) > 0 && got[0] != keyExpiring {
-				t.Errorf("after %s: key %s: got %v, want %d", pass, id, got, want[id])
-			}
-		}
-	}
+	look := a.told(v, func(now time.Time) error { return a.notices.Expiring(now) }, keyExpiring, soon, later, never, gone, expired)
 	look(2*time.Minute, nil) // nobody listens, and nothing is noted
 	a.hook(v.URL, "", "key.expiring")
 	look(0, nil)
@@ -257,6 +243,26 @@ func TestNotices_ExpiringBound(t *testing.T) {
 		})
 		if err != nil {
 			t.Fatal(err)
+		}
+	}
+}
+
+// told returns a function that lets time pass, does background work twice, and wants the receiver to have as many events about
+// each key as given. event is the name of the events, and ids are those of the keys.
+func (a *testApp) told(v *receiver, work func(time.Time) error, event string, ids ...string) func(pass time.Duration, want map[string]int) {
+	return func(pass time.Duration, want map[string]int) {
+		a.t.Helper()
+		a.clocks.Pass(pass)
+		for range 2 {
+			if err := work(a.clock.Now()); err != nil {
+				a.t.Fatal(err)
+			}
+		}
+		a.send()
+		for _, id := range ids {
+			if got := v.told(id); len(got) != want[id] || len(got) > 0 && got[0] != event {
+				a.t.Errorf("after %s: key %s: got %v, want %d", pass, id, got, want[id])
+			}
 		}
 	}
 }

@@ -119,21 +119,7 @@ func TestUses_Unused(t *testing.T) {
 	a.operate(200, "POST", "/admin/v1/keys/"+revoked+"/revoke", "")
 	a.clocks.Pass(day)
 	a.uses(secret, "192.0.2.1")
-	look := func(pass time.Duration, want map[string]int) {
-		t.Helper()
-		a.clocks.Pass(pass)
-		for range 2 {
-			if err := a.notices.Unused(a.clock.Now()); err != nil {
-				t.Fatal(err)
-			}
-		}
-		a.send()
-		for _, id := range []string{used, never, paused, revoked, expired} {
-			if got := v.told(id); len(got) != want[id] || len(got) > 0 && got[0] != keyUnused {
-				t.Errorf("after %s: key %s: got %v, want %d", pass, id, got, want[id])
-			}
-		}
-	}
+	look := a.told(v, func(now time.Time) error { return a.notices.Unused(now) }, keyUnused, used, never, paused, revoked, expired)
 	look(30*day-time.Hour, nil) // nobody listens, and nothing is noted
 	a.hook(v.URL, "", "key.unused")
 	look(0, map[string]int{never: 1})

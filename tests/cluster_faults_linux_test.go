@@ -45,7 +45,7 @@ type nodeClocks struct {
 	wall, boot time.Duration
 }
 
-// setClocks gives each node clocks that the test can set.
+// setClocks lets the test set the clocks of each node.
 func (r *randomRound) setClocks() {
 	r.Helper()
 	root, err := os.Getwd()

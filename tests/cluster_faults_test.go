@@ -265,7 +265,7 @@ const (
 	memberDisk = 512 << 20
 )
 
-// mountAll gives each node and each etcd server a file system in memory, so that its disk can be full. It returns false if this user
+// mountAll mounts a file system in memory for each node and each etcd server, which can be filled up. It returns false if this user
 // may not do that.
 func (r *randomRound) mountAll() bool {
 	r.Helper()

@@ -81,8 +81,8 @@ var (
 )
 
 // checkOrder looks for deeds that no order explains in which each happens between its beginning and its end. It looks at each
-// object and node by itself: a node shows one state after the other, but may be ahead of another node with a change
-// that nobody was told of yet. So the deeds of a history are all changes, and what one node has answered. It returns the
+// object and node by itself: a node shows one state after the other, but it may show a change before another node does, and before
+// the change is answered. So the deeds of a history are all changes, and what one node has answered. It returns the
 // problems, and the number of histories whose check took too long.
 func checkOrder(model porcupine.Model, all []deed, within time.Duration) (problems []string, undecided int) {
 	objects := map[string][]deed{}

@@ -62,7 +62,7 @@ type randomFigures struct {
 	Undecided int           // histories whose check took too long
 	Gap       time.Duration // the longest time in which no change was acknowledged on any node
 	Silence   time.Duration // the longest time in which one node answered no request, also because it did not run
-	Restarts  int           // of processes that had ended by themselves, or that a full disk had stopped
+	Restarts  int           // of processes that had exited without being killed, or that a full disk had stopped
 }
 
 // progressFile returns the path of the file with the figures, or "" if they are not stored.
