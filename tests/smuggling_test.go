@@ -34,6 +34,7 @@ http {
 	client_body_temp_path DIR/b; proxy_temp_path DIR/p; fastcgi_temp_path DIR/f; uwsgi_temp_path DIR/u; scgi_temp_path DIR/s;
 	client_header_timeout 2s; client_body_timeout 2s; proxy_read_timeout 5s;
 	LENIENT
+	map $request_uri $path_as_sent { "~^(?<path>[^?]*)" $path; } # $uri is decoded: %0d%0a in it would end a field
 	upstream latchkey { server LATCHKEY; keepalive 2; }
 	server {
 		listen LISTEN;
@@ -42,7 +43,7 @@ http {
 			proxy_http_version 1.1;
 			proxy_set_header Connection "";
 			proxy_set_header X-Front-Id $request_id;
-			proxy_set_header X-Front-Path $uri;
+			proxy_set_header X-Front-Path $path_as_sent;
 		}
 	}
 }
