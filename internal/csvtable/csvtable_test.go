@@ -75,6 +75,41 @@ func TestRead(t *testing.T) {
 	}
 }
 
+// TestRead_Charsets reads a letter in encodings under the names that programs give them.
+func TestRead_Charsets(t *testing.T) {
+	for _, tt := range []struct{ names, data, want string }{
+		{"windows-1252 cp1252 CP-1252 iso-8859-1 ISO_8859-1 iso88591 latin1", "\xfc", "ü"},
+		{"iso-8859-2 latin2 windows-1250 cp1250", "\xe8", "č"},
+		{"windows-1251 cp1251", "\xc6", "Ж"},
+		{"koi8-r koi8-u", "\xd6", "ж"},
+		{"iso-8859-15", "\xa4", "€"},
+		{"ibm437 cp437 cp850 ibm850", "\x81", "ü"},
+		{"macintosh", "\x9f", "ü"},
+		{"utf-16le UTF-16LE", "\xfc\x00", "ü"},
+		{"utf-16be", "\x00\xfc", "ü"},
+		{"shift_jis Shift-JIS sjis ms932 windows-31j", "\x83\x65", "テ"},
+		{"euc-jp", "\xa5\xc6", "テ"},
+		{"iso-2022-jp", "\x1b$B%F\x1b(B", "テ"},
+		{"gbk gb2312 gb18030 GB-18030", "\xd6\xd0", "中"},
+	} {
+		for name := range strings.FieldsSeq(tt.names) {
+			from, ok := named(strings.ToLower(name))
+			if !ok {
+				t.Errorf("%s: unknown", name)
+				continue
+			}
+			if got, err := from.NewDecoder().String(tt.data); err != nil || got != tt.want {
+				t.Errorf("%s: got %q, %v, want %q", name, got, err, tt.want)
+			}
+		}
+	}
+	for _, name := range []string{"big5", "euc-kr", "what", "-", "cp", "windows"} {
+		if _, ok := named(name); ok {
+			t.Errorf("%q: known, want unknown", name)
+		}
+	}
+}
+
 // FuzzRead: no cell is lost, changed or made up, whatever the separator and the encoding.
 func FuzzRead(f *testing.F) {
 	for _, s := range []string{"a,b\nc,d\n", "a;b\nc;d\n", "a\tb\nc\td\n", "\ufeffa\n\"b\nc\"\n", "a,a\n", "a\n\xfc\n", "\xff\xfea\x00\n\x00b\x00", "a\n\x00\n"} {
