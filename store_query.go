@@ -81,6 +81,10 @@ func pageOf(tx *Tx, t anyTable, q Query, bounds func(count int) (from, to int), 
 
 // IDs returns the ids of all records that a query selects, in ascending order.
 func (t *Table[T]) IDs(tx *Tx, q Query) ([]uint64, error) {
+	return idsOf(tx, t, q)
+}
+
+func idsOf(tx *Tx, t anyTable, q Query) ([]uint64, error) {
 	s, err := selectRecords(tx, t, q)
 	if err != nil {
 		return nil, err
@@ -143,10 +147,10 @@ func setValues(tx *Tx, set string, prefix []byte) iter.Seq2[[]byte, error] {
 // be shown to an owner to whom it does not belong.
 func (q Query) selects(t anyTable, record any) bool {
 	passes := func(f Filter) bool {
-		return slices.ContainsFunc(t.values(f.Set, record), func(k []byte) bool { return bytes.Equal(k, f.Value) })
+		return slices.ContainsFunc(valuesOf(t, f.Set, record), func(k []byte) bool { return bytes.Equal(k, f.Value) })
 	}
 	within := func(r Range) bool {
-		n := t.number(r.Column, record)
+		n := numberOf(t, r.Column, record)
 		return n >= r.Low && n <= r.High
 	}
 	return (len(q.Any) == 0 || slices.ContainsFunc(q.Any, passes)) &&

@@ -19,25 +19,24 @@ import (
 // passed as a pointer to its type.
 type anyTable interface {
 	settings() tableSettings
-	blank() any                              // a pointer to a new, empty record
-	value(record any) any                    // what the pointer points to
-	key(record any) []byte                   // Table.Key
-	indexName(index int) string              // name of the index with this number
-	entries(index int, record any) [][]byte  // its Keys
-	values(set string, record any) [][]byte  // Keys of the set or index with this name; nil if there is none
-	owner(record any) uint64                 // Table.Owner
-	listed(record any) *listRecord           // what the lists know of the record
-	number(column string, record any) uint64 // the value of a Column, or that of OrderColumn
-	texts(record any) []string               // Listing.Text
-	row(record any) []byte                   // RowList.Row
-	takesRights(c tableChange) bool          // Table.Secure
+	blank() any                             // a pointer to a new, empty record
+	value(record any) any                   // what the pointer points to
+	key(record any) []byte                  // Table.Key
+	indexName(index int) string             // name of the index with this number; after the indexes come the sets of the Listing
+	entries(index int, record any) [][]byte // its Keys
+	owner(record any) uint64                // Table.Owner
+	columnName(column int) string           // name of the Column with this number
+	number(column int, record any) uint64   // its value, or Listing.Order if column is the number of Columns
+	texts(record any) []string              // Listing.Text
+	row(record any) []byte                  // RowList.Row
+	takesRights(c tableChange) bool         // Table.Secure
 	rowValue(tx *Tx, key []byte) (uint64, error)
 }
 
 // tableSettings are the settings of a Table that do not depend on the type of its records.
 type tableSettings struct {
 	name                           string
-	indexes                        int // how many there are
+	indexes, sets, columns         int // how many there are
 	lists, ordered, searched, rows bool
 	signed, owned, imposed, secure bool
 	bounded                        string
@@ -46,27 +45,46 @@ type tableSettings struct {
 }
 
 func (t *Table[T]) settings() tableSettings {
-	source := ""
-	if t.Rows != nil {
-		source = t.Rows.Source
-	}
-	return tableSettings{
-		rowSource: source,
-		name:      t.Name, indexes: len(t.Indexes), lists: t.List != nil, ordered: t.List != nil && t.List.Order != nil, searched: t.List != nil && t.List.Text != nil, rows: t.Rows != nil,
+	s := tableSettings{
+		name: t.Name, indexes: len(t.Indexes), lists: t.List != nil, rows: t.Rows != nil,
 		signed: t.Signed, owned: t.Owner != nil, imposed: t.Imposed, secure: t.Secure != nil, bounded: t.Bounded, audit: &t.Audit,
 	}
+	if t.Rows != nil {
+		s.rowSource = t.Rows.Source
+	}
+	if t.List != nil {
+		s.sets, s.columns, s.ordered, s.searched = len(t.List.Sets), len(t.List.Columns), t.List.Order != nil, t.List.Text != nil
+	}
+	return s
 }
 
 func (t *Table[T]) blank() any            { return new(T) }
 func (t *Table[T]) value(record any) any  { return *record.(*T) }
 func (t *Table[T]) key(record any) []byte { return t.Key(*record.(*T)) }
 func (t *Table[T]) entries(index int, record any) [][]byte {
-	return t.Indexes[index].Keys(*record.(*T))
+	return t.index(index).Keys(*record.(*T))
 }
-func (t *Table[T]) indexName(index int) string { return t.Indexes[index].Name }
-func (t *Table[T]) owner(record any) uint64    { return t.Owner(*record.(*T)) }
-func (t *Table[T]) texts(record any) []string  { return t.List.Text(*record.(*T)) }
-func (t *Table[T]) row(record any) []byte      { return t.Rows.Row(*record.(*T)) }
+func (t *Table[T]) indexName(index int) string   { return t.index(index).Name }
+func (t *Table[T]) columnName(column int) string { return t.List.Columns[column].Name }
+
+func (t *Table[T]) index(index int) *Index[T] {
+	if index < len(t.Indexes) {
+		return &t.Indexes[index]
+	}
+	return &t.List.Sets[index-len(t.Indexes)]
+}
+
+func (t *Table[T]) number(column int, record any) uint64 {
+	value := t.List.Order
+	if column < len(t.List.Columns) {
+		value = t.List.Columns[column].Value
+	}
+	return value(*record.(*T))
+}
+
+func (t *Table[T]) owner(record any) uint64   { return t.Owner(*record.(*T)) }
+func (t *Table[T]) texts(record any) []string { return t.List.Text(*record.(*T)) }
+func (t *Table[T]) row(record any) []byte     { return t.Rows.Row(*record.(*T)) }
 
 func (t *Table[T]) takesRights(c tableChange) bool {
 	before, _ := c.before.(*T)
@@ -76,39 +94,43 @@ func (t *Table[T]) takesRights(c tableChange) bool {
 
 func (t *Table[T]) rowValue(tx *Tx, key []byte) (uint64, error) { return t.Rows.Value(tx, key) }
 
-func (t *Table[T]) values(set string, record any) [][]byte {
-	for _, ix := range slices.Concat(t.List.Sets, t.Indexes) {
-		if ix.Name == set {
-			return ix.Keys(*record.(*T))
+// valuesOf returns the Keys of the set or index with this name; nil if there is none.
+func valuesOf(t anyTable, set string, record any) [][]byte {
+	s := t.settings()
+	for i := range s.sets {
+		if t.indexName(s.indexes+i) == set {
+			return t.entries(s.indexes+i, record)
 		}
 	}
-	return nil
+	return indexValues(t, set, record)
 }
 
-func (t *Table[T]) number(column string, record any) uint64 {
-	for _, c := range t.List.Columns {
-		if c.Name == column {
-			return c.Value(*record.(*T))
-		}
+// numberOf returns the value of the Column with this name, or that of OrderColumn.
+func numberOf(t anyTable, column string, record any) uint64 {
+	i, columns := 0, t.settings().columns
+	for i < columns && t.columnName(i) != column {
+		i++
 	}
-	return t.List.Order(*record.(*T))
+	return t.number(i, record)
 }
 
-func (t *Table[T]) listed(record any) *listRecord {
-	v, l := *record.(*T), &listRecord{sets: []setMember{{allRecords, nil}}}
-	for _, set := range t.List.Sets {
-		for _, value := range set.Keys(v) {
-			l.sets = append(l.sets, setMember{set.Name, value})
+// listedOf returns what the lists know of a record.
+func listedOf(t anyTable, record any) *listRecord {
+	s, l := t.settings(), &listRecord{sets: []setMember{{allRecords, nil}}}
+	for i := range s.sets {
+		name := t.indexName(s.indexes + i)
+		for _, value := range t.entries(s.indexes+i, record) {
+			l.sets = append(l.sets, setMember{name, value})
 		}
 	}
-	if t.List.Order != nil {
-		l.columns = append(l.columns, listColumn{orderBucket, t.List.Order(v)})
+	if s.ordered {
+		l.columns = append(l.columns, listColumn{orderBucket, t.number(s.columns, record)})
 	}
-	for _, c := range t.List.Columns {
-		l.columns = append(l.columns, listColumn{c.Name, c.Value(v)})
+	for i := range s.columns {
+		l.columns = append(l.columns, listColumn{t.columnName(i), t.number(i, record)})
 	}
-	if t.List.Text != nil {
-		l.text = listText(t.List.Text(v))
+	if s.searched {
+		l.text = listText(t.texts(record))
 	}
 	return l
 }
@@ -330,10 +352,10 @@ func relist(tx *Tx, t anyTable, c tableChange) error {
 	at := listPlace{s.name, binary.BigEndian.Uint64(c.key)}
 	var before, after *listRecord
 	if c.before != nil {
-		before = t.listed(c.before)
+		before = listedOf(t, c.before)
 	}
 	if c.after != nil {
-		after = t.listed(c.after)
+		after = listedOf(t, c.after)
 	}
 	tx.rememberChunk(func() error { return at.change(tx.editChunk, after, before) })
 	return at.change(tx.editChunk, before, after)
@@ -441,7 +463,7 @@ func checkTable(tx *Tx, t anyTable, report func(problem string)) error {
 			report(fmt.Sprintf("%s/%x: the record is stored under another key", s.name, key))
 		}
 		if s.lists && len(key) == 8 {
-			if err := lists.add(binary.BigEndian.Uint64(key), t.listed(record)); err != nil {
+			if err := lists.add(binary.BigEndian.Uint64(key), listedOf(t, record)); err != nil {
 				return err
 			}
 		}
@@ -531,7 +553,7 @@ func deriveRecord(tx *Tx, t anyTable, record any, d derivation) error {
 	if !s.lists {
 		return nil
 	}
-	return d.lists.add(binary.BigEndian.Uint64(key), t.listed(record))
+	return d.lists.add(binary.BigEndian.Uint64(key), listedOf(t, record))
 }
 
 // adoptTable replaces what follows from the records of a table, see Table.Adopt.

@@ -108,11 +108,15 @@ func RowNumber(tx *Tx, table string, key []byte) (uint64, error) {
 
 // SetValue stores the value of the record with this key. It does nothing if there is no such record.
 func (t *Table[T]) SetValue(tx *Tx, key []byte, value uint64) error {
-	slot, err := RowNumber(tx, t.Name, key)
+	return setValueOf(tx, t.Name, key, value)
+}
+
+func setValueOf(tx *Tx, table string, key []byte, value uint64) error {
+	slot, err := RowNumber(tx, table, key)
 	if err != nil || slot == 0 {
 		return err
 	}
-	return setRowValue(tx, t.Name, slot, value)
+	return setRowValue(tx, table, slot, value)
 }
 
 func setRowValue(tx *Tx, table string, slot, value uint64) error {

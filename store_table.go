@@ -53,16 +53,18 @@ func IDKey(id uint64) []byte { return binary.BigEndian.AppendUint64(nil, id) }
 
 // NextID returns a new id for a record of the table. The first id is 1, and each further
 // id is larger by 1.
-func (t *Table[T]) NextID(tx *Tx) (uint64, error) {
+func (t *Table[T]) NextID(tx *Tx) (uint64, error) { return nextID(tx, t.Name) }
+
+func nextID(tx *Tx, table string) (uint64, error) {
 	if tx.Refusal != nil {
 		return 0, tx.Refusal
 	}
-	b, err := tx.bucket(t.Name)
+	b, err := tx.bucket(table)
 	if err != nil {
 		return 0, err
 	}
-	tx.rememberSequence(t.Name)
-	tx.written.note(sequenceBucket, []byte(t.Name), nil)
+	tx.rememberSequence(table)
+	tx.written.note(sequenceBucket, []byte(table), nil)
 	tx.Writes++
 	return b.NextSequence()
 }
@@ -78,20 +80,27 @@ func (t *Table[T]) Get(tx *Tx, key []byte) (T, error) {
 // Shared is like Get for a record to which many records of a list refer, such as their owner: a read
 // transaction remembers the record. It is shared, so do not change what its fields refer to.
 func (t *Table[T]) Shared(tx *Tx, key []byte) (T, error) {
-	if tx.Bolt.Writable() {
-		return t.Get(tx, key)
-	}
-	if v, ok := tx.shared[sharedRecord{t.Name, string(key)}].(T); ok {
+	v, err := getShared(tx, t, key)
+	return *v.(*T), err
+}
+
+// getShared returns a pointer to a record, see Table.Shared. The record is empty if there is an error.
+func getShared(tx *Tx, t anyTable, key []byte) (any, error) {
+	place := sharedRecord{t.settings().name, string(key)}
+	if v, ok := tx.shared[place]; ok {
 		return v, nil
 	}
-	v, err := t.Get(tx, key)
-	if err == nil && len(tx.shared) < maxShared {
+	v := t.blank()
+	if err := getRecord(tx, t, key, v); err != nil {
+		return t.blank(), err
+	}
+	if !tx.Bolt.Writable() && len(tx.shared) < maxShared {
 		if tx.shared == nil {
 			tx.shared = map[sharedRecord]any{}
 		}
-		tx.shared[sharedRecord{t.Name, string(key)}] = v
+		tx.shared[place] = v
 	}
-	return v, err
+	return v, nil
 }
 
 // sharedRecord is the table and the key of a record that Table.Shared has returned.
