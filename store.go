@@ -26,6 +26,7 @@ import (
 	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
 
+	"latchkey/internal/boltcheck"
 	"latchkey/internal/cluster"
 )
 
@@ -211,9 +212,17 @@ func (s *Store) Waiting() (changes int, longest time.Duration) {
 	return s.queue.length, longest
 }
 
-// FreeBytes returns the size of the free pages of the file, in bytes. New records
-// use these pages before the file grows.
-func (s *Store) FreeBytes() int64 { return int64(s.db.Stats().FreeAlloc) }
+// FreeBytes returns the size of the free pages of the file, in bytes, or 0 if their list cannot be read. New
+// records use these pages before the file grows.
+func (s *Store) FreeBytes() int64 {
+	// bbolt knows the number only while it collects statistics, which takes a lock in each transaction.
+	var free int64
+	_ = s.View(func(tx *Tx) (err error) {
+		free, err = boltcheck.FreeBytes(tx.Bolt, tx.File)
+		return err
+	})
+	return free
+}
 
 // ID returns the store's id, which was set when the file was created.
 func (s *Store) ID() string { return s.id }

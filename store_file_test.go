@@ -458,6 +458,19 @@ func TestCheckFile_Pages(t *testing.T) {
 	}
 }
 
+// TestStore_FreeBytes deletes a large value: its pages are free for others.
+func TestStore_FreeBytes(t *testing.T) {
+	s := newTestApp(t).Store
+	for _, size := range []int{1 << 20, 1} {
+		if err := s.Update(func(tx *Tx) error { return tx.Put("meta", []byte("k"), make([]byte, size)) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if size, err := s.Size(); err != nil || s.FreeBytes() < 1<<20 || s.FreeBytes() >= size {
+		t.Errorf("got %d free bytes of %d, %v, want at least 1 MiB", s.FreeBytes(), size, err)
+	}
+}
+
 // records reads what a database file holds.
 func records(t testing.TB, path string) map[string]string {
 	t.Helper()

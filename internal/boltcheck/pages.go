@@ -79,6 +79,36 @@ func Check(tx *bbolt.Tx, file io.ReaderAt, report func(problem string), progress
 	return nil
 }
 
+// FreeBytes returns the size of the pages that are free for new data, as tx sees the file. It returns 0 if the file has no
+// list of free pages, and an error if the list cannot be read. file must be the file of tx.
+func FreeBytes(tx *bbolt.Tx, file io.ReaderAt) (int64, error) {
+	var first metaPage
+	if _, err := tx.WriteTo(&first); first == nil {
+		return 0, err
+	}
+	listed := number(first[metaFree:])
+	if listed == noFreeList {
+		return 0, nil
+	}
+	head := make([]byte, nodeHeader+8)
+	if _, err := file.ReadAt(head, int64(listed)*int64(len(first))); err != nil {
+		return 0, err
+	}
+	if kind := nodeKind(head); number(head) != listed || kind != freeNode {
+		return 0, fmt.Errorf("page %d is of the kind %#x and is not the list of free pages", listed, kind)
+	}
+	count, _ := freeCount(head)
+	return int64(count) * int64(len(first)), nil
+}
+
+// freeCount returns the number of pages in a list of free pages, and where the list begins in its node.
+func freeCount(node []byte) (count, from uint64) {
+	if count = uint64(nodeCount(node)); count < 0xffff {
+		return count, nodeHeader
+	}
+	return number(node[nodeHeader:]), nodeHeader + 8 // the count is too large for the header, so it is the first entry of the list
+}
+
 // metaPage is a writer for tx.WriteTo. It stores the first page that is written to it, and then stops
 // the copy with an error. That page describes the file as the transaction sees it.
 type metaPage []byte
@@ -192,10 +222,7 @@ func (w *pageWalk) free(page uint64) {
 		w.problem(page, "is of the kind %#x and is not the list of free pages", kind)
 		return
 	}
-	skip, count := uint64(nodeHeader), uint64(nodeCount(node))
-	if count == 0xffff { // the count is too large for the header, so it is the first entry of the list
-		skip, count = skip+8, number(node[nodeHeader:])
-	}
+	count, skip := freeCount(node)
 	if count > (size-skip)/8 {
 		w.problem(page, "lists %d free pages, more than it has space for", count)
 		return

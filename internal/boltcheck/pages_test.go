@@ -38,6 +38,26 @@ func problems(t testing.TB, path string) (list []string) {
 	return list
 }
 
+// compareFree compares FreeBytes with what bbolt says after a change.
+func compareFree(t *testing.T, db *bbolt.DB) {
+	t.Helper()
+	f, err := os.Open(db.Path())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	err = db.View(func(b *bbolt.Tx) error {
+		free, err := FreeBytes(b, f)
+		if want := int64(db.Stats().FreeAlloc); err != nil || free != want {
+			t.Errorf("got %d free bytes, %v, want %d", free, err, want)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestCheck_Sound writes and deletes at random, small values and such as
 // need many pages, and compares with bbolt's own check after each commit.
 func TestCheck_Sound(t *testing.T) {
@@ -76,6 +96,7 @@ func TestCheck_Sound(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		compareFree(t, db)
 		err = db.View(func(b *bbolt.Tx) error {
 			for err := range b.Check() {
 				t.Errorf("round %d: bbolt itself finds %v", round, err)
@@ -114,6 +135,7 @@ func TestCheck_Free(t *testing.T) {
 	if free := db.Stats().FreePageN; free < 1<<16 {
 		t.Fatalf("%d free pages are too few to show anything", free)
 	}
+	compareFree(t, db)
 	if err := db.Close(); err != nil {
 		t.Fatal(err)
 	}
