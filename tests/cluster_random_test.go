@@ -264,7 +264,8 @@ func (r *randomRound) restartEnded() {
 		if r.hurt[name] || !n.Ended() {
 			continue
 		}
-		if said := n.Out.String(); !strings.Contains(said, "no space left") && !strings.Contains(said, "none of the etcd servers") {
+		said := n.Out.String()
+		if !slices.ContainsFunc([]string{"no space left", "none of the etcd servers", "etcd does not answer in time"}, func(reason string) bool { return strings.Contains(said, reason) }) {
 			r.Errorf("node %s has ended by itself: %s", name, n.Out.Tail())
 		}
 		r.restarts++

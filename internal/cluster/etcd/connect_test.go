@@ -231,3 +231,20 @@ func TestOpen_Canceled(t *testing.T) {
 		t.Errorf("got %v, want that it was canceled", err)
 	}
 }
+
+// TestEnded names the reason of an error once.
+func TestEnded(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 0)
+	defer cancel()
+	for _, tt := range []struct {
+		err  error
+		want string
+	}{
+		{context.DeadlineExceeded, "etcd does not answer in time (context deadline exceeded)"},
+		{errors.New("refused"), "etcd cannot be reached: refused (context deadline exceeded)"},
+	} {
+		if got := ended(ctx, tt.err); got.Error() != tt.want || !errors.Is(got, context.DeadlineExceeded) {
+			t.Errorf("got %q, want %q", got, tt.want)
+		}
+	}
+}

@@ -117,7 +117,11 @@ func ended(ctx context.Context, err error) error {
 	if errors.Is(ctx.Err(), context.Canceled) {
 		return ctx.Err()
 	}
-	return fmt.Errorf("%w (%w)", unreachable(err), ctx.Err())
+	why := unreachable(err)
+	if !errors.Is(why, ctx.Err()) {
+		why = fmt.Errorf("%w (%w)", why, ctx.Err())
+	}
+	return why
 }
 
 // sleep waits, and reports whether ctx goes on.
