@@ -94,6 +94,7 @@ func (l *Limiter) SpendBy(by CountedID, limits []Limit, now time.Time, list []Li
 			if err := <-covered; err != nil {
 				return list, ErrUnavailable
 			}
+			now = l.later(now)
 			continue
 		}
 		var room [2]batchItem
@@ -106,7 +107,7 @@ func (l *Limiter) SpendBy(by CountedID, limits []Limit, now time.Time, list []Li
 			}
 			b.Items = append(b.Items, batchItem{Counters: m, Counter: g, Window: &g.Window, Charge: Charge{ID: id, Limit: limit, Cost: 1}})
 		}
-		now := b.Latest(now)
+		now = b.Latest(now)
 		denied, wait := b.Denied(now)
 		if denied != nil {
 			err := denied.Charge.Refused(wait)
@@ -126,6 +127,7 @@ func (l *Limiter) SpendBy(by CountedID, limits []Limit, now time.Time, list []Li
 		if err := <-covered; err != nil {
 			return list, ErrUnavailable
 		}
+		now = l.later(now)
 	}
 }
 
@@ -166,7 +168,7 @@ func (l *Limiter) SpendAll(charges []Charge, now time.Time, list []LimitStatus) 
 		if err != nil {
 			return list, err
 		}
-		now := b.Latest(now)
+		now = b.Latest(now)
 		denied, wait := b.Denied(now)
 		uncovered, needs := b.Uncovered(now)
 		switch {
@@ -180,6 +182,7 @@ func (l *Limiter) SpendAll(charges []Charge, now time.Time, list []LimitStatus) 
 			if err := <-covered; err != nil {
 				return list, ErrUnavailable
 			}
+			now = l.later(now)
 			continue
 		case !long:
 			l.commit(b, now)
@@ -191,6 +194,7 @@ func (l *Limiter) SpendAll(charges []Charge, now time.Time, list []LimitStatus) 
 		l.unlock(b)
 		statuses, err := l.spendDurable(charges, now)
 		if errors.Is(err, errDry) {
+			now = l.later(now)
 			continue
 		}
 		if errors.Is(err, ErrRateLimit) {
@@ -437,7 +441,7 @@ func (l *Limiter) renew(m *counters, g *counter, now time.Time) {
 		return
 	}
 	g.Pending = true
-	if wait := g.question(now); wait > 0 {
+	if wait := g.question(l.later(now)); wait > 0 {
 		time.AfterFunc(wait, func() { l.ask(m, g, now) })
 		return
 	}

@@ -278,6 +278,40 @@ func TestCounter_NodesFaults(t *testing.T) {
 	}
 }
 
+// TestLimiter_NodesLate makes charges of requests that have begun long before, as those that have waited for etcd.
+func TestLimiter_NodesLate(t *testing.T) {
+	t.Parallel()
+	s := newShared(t, ShareOptions{Engine: fake.New(1, 0).Engine(fake.Faults{}), Node: "a"})
+	l := NewLimiter(s, epoch)
+	l.CountsAs("a", time.Now)
+	l.Begin(l.shared.now())
+	begun := time.Now().Add(-time.Hour)
+	list := []Charge{{ID: "id", Limit: Limit{"few", 4, time.Minute}, Cost: 1}} // so few that a reserve is one unit
+	for n := range 4 {
+		spent := make(chan error, 1)
+		go func() {
+			var err error
+			if n%2 == 0 {
+				_, err = l.SpendAll(list, begun, nil)
+			} else {
+				_, err = l.Spend("id", []Limit{list[0].Limit}, begun, nil)
+			}
+			spent <- err
+		}()
+		select {
+		case err := <-spent:
+			if err != nil {
+				t.Fatal(err)
+			}
+		case <-time.After(time.Minute):
+			t.Fatalf("request %d still waits for a reserve", n)
+		}
+	}
+	if _, err := l.SpendAll(list, l.shared.now(), nil); !errors.Is(err, ErrRateLimit) {
+		t.Errorf("got %v, want the units counted when they were admitted", err)
+	}
+}
+
 // TestLimiter_Nodes lets Limiters of three nodes charge the same id at once, over an engine that makes mistakes.
 func TestLimiter_Nodes(t *testing.T) {
 	t.Parallel()

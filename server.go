@@ -463,6 +463,7 @@ func (s *Server) atPresent(x *exchange, identify identifier) error {
 		x.step = StepHandler
 		return ErrUnavailable.With("This server cannot tell what has changed on the others, so it does not answer: %s.", stale)
 	}
+	x.Steady = s.o.Clock.Steady(s.o.Clock.Now()) // at first it may have been the time that this node had before it joined the others
 	return err
 }
 
