@@ -176,19 +176,24 @@ func (e *Engine) registrationNow() (value string, timed bool, err error) {
 // occupant is the registration of another process with the name of this node.
 type occupant struct {
 	registration
-	mod  int64         // revision of the last renewal
-	seen time.Duration // boot time at which it was first observed
+	mod   int64         // revision of the last renewal
+	first time.Duration // boot time at which it was first observed
+	seen  time.Duration // boot time at which mod was first observed
 }
 
-// observe reports whether the lease of the other process has ended. It returns an error if the other process runs.
+// observe reports whether the lease of the other process has ended. It returns an error if the other process runs: if it still
+// renews its lease after two leases. A renewal that a killed process has sent can arrive late.
 func (o *occupant) observe(kv *mvccpb.KeyValue, boot time.Duration) (ended bool, err error) {
 	there := registrationOf(kv.Value)
-	if there.Run == o.Run && kv.ModRevision != o.mod {
+	switch {
+	case there.Run != o.Run:
+		*o = occupant{there, kv.ModRevision, boot, boot}
+	case kv.ModRevision == o.mod:
+	case boot-o.first >= 2*o.Lease:
 		return false, fmt.Errorf("another process with the name %q runs on the machine %s since %s: each node needs a name of its own in cluster.name",
 			there.Name, there.Host, there.Started.Format(time.RFC3339))
-	}
-	if there.Run != o.Run {
-		*o = occupant{there, kv.ModRevision, boot}
+	default:
+		o.mod, o.seen = kv.ModRevision, boot
 	}
 	return boot-o.seen >= o.Lease, nil
 }

@@ -3,10 +3,13 @@ package etcd
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
 
 	"latchkey/internal/cluster"
 	"latchkey/tests/program"
@@ -297,5 +300,37 @@ func BenchmarkEngine_Serving(b *testing.B) {
 		if e.Serving() != nil {
 			b.Fatal("it may not answer")
 		}
+	}
+}
+
+// TestOccupant_Observe tells a process that was killed, and whose last renewals arrive late, from one that runs.
+func TestOccupant_Observe(t *testing.T) {
+	const lease = 3 * time.Second
+	kv := func(run string, mod int64) *mvccpb.KeyValue {
+		return &mvccpb.KeyValue{Value: fmt.Appendf(nil, `{"name": "a", "lease_ns": %d, "run": %q}`, lease, run), ModRevision: mod}
+	}
+	var killed occupant
+	for _, tt := range []struct {
+		at    time.Duration
+		mod   int64
+		ended bool
+	}{{0, 5, false}, {lease - 1, 6, false}, {lease + 1, 8, false}, {2*lease - 1, 8, false}, {2*lease + 1, 8, true}} {
+		if ended, err := killed.observe(kv("x", tt.mod), time.Hour+tt.at); ended != tt.ended || err != nil {
+			t.Errorf("after %v: got %v, %v, want %v", tt.at, ended, err, tt.ended)
+		}
+	}
+	if ended, err := killed.observe(kv("y", 9), time.Hour+3*lease); ended || err != nil {
+		t.Errorf("got %v, %v for a third process, want its lease to be awaited", ended, err)
+	}
+	var running occupant
+	var err error
+	for n := int64(0); err == nil; n++ {
+		if n > 20 {
+			t.Fatal("a process that renews its lease three times a lease is not noticed within seven leases")
+		}
+		_, err = running.observe(kv("x", 5+n), time.Hour+time.Duration(n)*lease/3)
+	}
+	if !strings.Contains(err.Error(), `another process with the name "a" runs`) {
+		t.Errorf("got %v", err)
 	}
 }
