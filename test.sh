@@ -84,6 +84,7 @@ step vet go vet -tags cluster ./...
 step staticcheck go tool staticcheck -tags cluster ./...
 step "builds for Linux, Windows and macOS" builds
 [ -n "$quick" ] || step "the servers of the benchmarks" go test -C bench/peers .
+[ -n "$quick" ] || LATCHKEY_TEST_PROGRAM="$built/latchkey" step "the guard before the routers of others" go test -C tests/routers .
 spread=". ./tests"
 # Tests that do one thing after the other run without the race detector, which would take most of the time for
 # them and find nothing: walks over all pages, routes, commands or damages, and comparisons with a model. So do
