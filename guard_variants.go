@@ -348,7 +348,7 @@ func (q writtenRequest) ended(l *leaf) bool {
 // agree, and markSegments returns nil. Otherwise some, such as chi, compare every segment with its
 // escapes.
 func (g *proxyRoute) markSegments(rawPath, path string) (marked []int) {
-	if !slices.ContainsFunc([]byte(rawPath), unusual) {
+	if !strings.ContainsFunc(rawPath, unusual) {
 		return nil
 	}
 	removed := len(Segments(g.StripPrefix))
@@ -357,15 +357,15 @@ func (g *proxyRoute) markSegments(rawPath, path string) (marked []int) {
 		return nil
 	}
 	for i, part := range Segments(rawPath) {
-		if slices.ContainsFunc([]byte(part), unusual) {
+		if strings.ContainsFunc(part, unusual) {
 			marked = append(marked, removed+i)
 		}
 	}
 	return marked
 }
 
-// unusual reports whether a byte of a path begins an escape or ought to be escaped.
-func unusual(c byte) bool { return c == '%' || c >= utf8.RuneSelf }
+// unusual reports whether a character of a path begins an escape or ought to be escaped.
+func unusual(c rune) bool { return c == '%' || c >= utf8.RuneSelf }
 
 // covers reports whether everything that the rules of g let pass may pass by those of other too.
 func (g *proxyRoute) covers(other *proxyRoute) bool {

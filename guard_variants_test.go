@@ -271,8 +271,9 @@ func TestRouteTable_Refuse(t *testing.T) {
 		t.Fatal(err)
 	}
 	if n := testing.AllocsPerRun(100, func() {
-		path, _ := readPath("/admin/some-id_7/x.html")
-		if g, _ := table.Match("GET", path); table.refuse("GET", path, g) != nil {
+		const sent = "/admin/some-id_7/a-name-with-more-letters-than-fit-on-a-stack.html"
+		path, _ := readPath(sent)
+		if g, _ := table.Match("GET", path); table.refuse("GET", path, g) != nil || table.refuseWritten("GET", sent, path, g) != nil {
 			t.Fatal("refused")
 		}
 	}); n > 0 {
