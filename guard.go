@@ -99,7 +99,8 @@ func (s *routeSet) FindAny(r *http.Request) (row *Route, allow []string, err err
 
 func (s *routeSet) find(table *routeTable, r *http.Request, handshake func(*http.Request) bool) (*Route, []string, error) {
 	method := r.Method
-	path, err := readPath(sentPath(r.URL))
+	sent := sentPath(r.URL)
+	path, err := readPath(sent)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -113,6 +114,9 @@ func (s *routeSet) find(table *routeTable, r *http.Request, handshake func(*http
 		return nil, nil, ErrMethod.With("Requests with the method %s are never forwarded. Use another method.", method)
 	case g != nil:
 		if err := table.refuse(method, path, g); err != nil {
+			return nil, nil, err
+		}
+		if err := table.refuseWritten(method, sent, path, g); err != nil {
 			return nil, nil, err
 		}
 		if strings.IndexFunc(r.URL.RawQuery, unclear) >= 0 {

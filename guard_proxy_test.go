@@ -201,7 +201,7 @@ func TestProxy_Paths(t *testing.T) {
 		"/up":                    "/up",
 		"/up/a%20b/%C3%A9?":      "/up/a%20b/%C3%A9?",
 		"/up/a+b@:,!~*'()&=$":    "/up/a+b@:,!~*'()&=$",
-		"/u%70/%41":              "/u%70/%41",
+		"/up/%41/%c3%a9":         "/up/%41/%c3%a9",
 		"/shop/v2/cart/1?q=a":    "/base/cart/1?q=a",
 		"/shop/v2":               "/base/",
 		"/sho%70/v2/%63art":      "/base/%63art",
@@ -222,7 +222,7 @@ func TestProxy_Paths(t *testing.T) {
 	}
 	for path, want := range map[string]int{
 		"/up/a%2Fb": 400, "/up/a%5Cb": 400, "/up/../x": 400, "/up/%2e%2e/x": 400, "//up/x": 400, "/up//x": 400, "/up/a%00": 400, "/up/a;b": 400, "/up/a\\b": 400,
-		"/up/%252e%252e/x": 400, "*": 400, "/unmapped": 404, "/elsewhere": 404, "/upper": 404, "/only/more": 404, "/healthz": 200, "/api/v1/none": 404,
+		"/up/%252e%252e/x": 400, "/u%70/x": 400, "*": 400, "/unmapped": 404, "/elsewhere": 404, "/upper": 404, "/only/more": 404, "/healthz": 200, "/api/v1/none": 404,
 	} {
 		line := g.raw(t, "GET "+path+" HTTP/1.1\r\nHost: x\r\nX-API-Key: <key>\r\n\r\n")
 		if !strings.HasPrefix(line, "HTTP/1.1 "+strconv.Itoa(want)+" ") {

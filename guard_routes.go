@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/url"
 	"slices"
 	"strings"
@@ -318,10 +319,14 @@ func (at *place) end(parts []string) *leaf {
 }
 
 // route returns the route of a leaf for a method. It returns nil if the leaf does not accept the
-// method.
+// method. Many programs answer HEAD as GET, so a route for any method takes HEAD from a route that
+// names GET only if its rules cover those of that one.
 func (l *leaf) route(method string) *proxyRoute {
 	if g := l.byName[method]; g != nil {
 		return g
+	}
+	if get := l.byName[http.MethodGet]; method == http.MethodHead && get != nil && l.any != nil && !l.any.covers(get) {
+		return nil
 	}
 	return l.any
 }

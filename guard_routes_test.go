@@ -310,3 +310,29 @@ func TestUnescaped_AllPairs(t *testing.T) {
 		}
 	}
 }
+
+// A route for any method takes HEAD from one that names GET only if whoever may ask there may ask here.
+func TestRouteTable_HEAD(t *testing.T) {
+	for _, tt := range []struct {
+		get, other Permission
+		methods    string
+		want       int // index of the route; 0: none
+	}{
+		{1, 2, "GET", 0}, {1, 1, "GET", 2}, {0, 2, "GET", 2}, {3, 2, "GET", 2}, {2, 3, "GET", 0}, {1, 2, "GET,HEAD", 1},
+	} {
+		list := guards(tt.methods+" /a", "* /a")
+		list[0].Permission, list[1].Permission = tt.get, tt.other
+		table, err := newRouteTable(list, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		g, allow := table.Match("HEAD", "/a")
+		got := 0
+		if g != nil {
+			got = g.Index
+		}
+		if got != tt.want || g == nil && !slices.Equal(allow, []string{"GET"}) {
+			t.Errorf("%s with %b, others with %b: got route %d, allow %v, want route %d", tt.methods, tt.get, tt.other, got, allow, tt.want)
+		}
+	}
+}

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -33,20 +34,44 @@ func canonicalPath(path string, letters letterCase) string {
 	return canonicalForms(path, letters)[0]
 }
 
-// canonicalForms returns canonicalPath. If that path ends at a question mark or number sign, a
-// second form follows, of programs that take these for part of the path.
+// canonicalForms returns canonicalPath, followed by the forms of programs that take some of the steps
+// only: if the path ends at a question mark or number sign, those that take these for part of the
+// path, and if segments are divided or left out, those that keep them.
 func canonicalForms(path string, letters letterCase) []string {
-	for before := ""; path != before; {
-		before = path
-		path = norm.NFKC.String(strings.Map(visible, unescapeAll(path)))
-		if letters == foldCase {
-			path = foldedPairs.Replace(strings.Map(foldLetter, path))
+	whole := foldAll(path, letters)
+	forms := []string{joinCanonical(whole)}
+	if i := strings.IndexAny(whole, "?#"); i >= 0 {
+		forms = []string{joinCanonical(whole[:i]), forms[0]}
+	}
+	parts := Segments(path)
+	for i, part := range parts {
+		if folded := Segments(joinCanonical(foldAll(part, letters))); len(folded) == 1 {
+			parts[i] = folded[0]
+		} else {
+			parts[i] = "%" // only wildcards match it
 		}
 	}
-	if i := strings.IndexAny(path, "?#"); i >= 0 {
-		return []string{joinCanonical(path[:i]), joinCanonical(path)}
+	kept := "/" + strings.Join(parts, "/")
+	if slices.Contains(forms, kept) {
+		return forms
 	}
-	return []string{joinCanonical(path)}
+	if i := strings.IndexAny(kept, "?#"); i >= 0 {
+		forms = append(forms, joinCanonical(kept[:i]))
+	}
+	return append(forms, kept)
+}
+
+// foldAll returns text without escapes, in the Unicode form NFKC, without invisible characters and
+// in the given case.
+func foldAll(text string, letters letterCase) string {
+	for before := ""; text != before; {
+		before = text
+		text = norm.NFKC.String(strings.Map(visible, unescapeAll(text)))
+		if letters == foldCase {
+			text = foldedPairs.Replace(strings.Map(foldLetter, text))
+		}
+	}
+	return text
 }
 
 // joinCanonical returns a path with the segments of a canonical form.
@@ -250,6 +275,109 @@ func (l *leaf) differs(method string, g *proxyRoute, letters letterCase) bool {
 		return true
 	}
 	return differ(g, other) && !(letters == foldCase && other.CaseSensitive)
+}
+
+// writtenRequest is a request as programs see it that compare paths as they are written. Such a
+// program does not find a literal segment that has escapes without need, such as %61dmin for admin,
+// nor a pattern if only one of pattern and path ends with a slash. It may then serve the path as one
+// of a wider pattern.
+type writtenRequest struct {
+	method string
+	slash  bool  // the path ends with a slash
+	marked []int // numbers of the segments that may not be found as literals
+}
+
+// refuseWritten returns ErrValidation if a program that compares paths as they are written could take
+// the path for one of another route, whose rules g does not cover, or if escapes could make it one
+// without a route. rawPath is the path as it was sent, and path is what readPath returned for it.
+// refuseWritten does not allocate for a path without escapes and without a slash at the end.
+func (t *routeTable) refuseWritten(method, rawPath, path string, g *proxyRoute) error {
+	q := writtenRequest{method, path != "/" && strings.HasSuffix(path, "/"), g.markSegments(rawPath, path)}
+	if q.marked == nil && (q.slash == strings.HasSuffix(g.Path, "/") || strings.Contains(g.Path, "/*")) {
+		return nil
+	}
+	ends := t.root.ends(newRemainder(path), nil)
+	own := slices.IndexFunc(ends, func(l *leaf) bool { return l.route(method) == g })
+	for _, l := range ends {
+		if other := l.route(method); other != g && !l.own && q.reaches(l, ends, ends[own]) && (other == nil || !g.covers(other)) {
+			return q.refusal(rawPath, path, g, "/"+strings.Join(l.parts, "/")+", for which other rules apply")
+		}
+	}
+	if !slices.ContainsFunc(ends, func(l *leaf) bool { return !q.hides(l, nil) }) {
+		return q.refusal(rawPath, path, g, "a path without a route")
+	}
+	return nil
+}
+
+// refusal returns the error of refuseWritten.
+func (q writtenRequest) refusal(rawPath, path string, g *proxyRoute, as string) error {
+	path = strings.TrimSuffix(path, "/")
+	if strings.HasSuffix(g.Path, "/") {
+		path += "/"
+	}
+	usual := (&url.URL{Path: path}).EscapedPath()
+	return ErrValidation.With("Some programs take the path %s for %s. Send it as %s.", ClipPath(rawPath), as, ClipPath(usual))
+}
+
+// reaches reports whether a program may take the path of q for one of l, because it finds neither
+// serving, the leaf of the route, nor any other of ends that is narrower than l.
+func (q writtenRequest) reaches(l *leaf, ends []*leaf, serving *leaf) bool {
+	return !slices.ContainsFunc(ends, func(other *leaf) bool {
+		return other != l && (other == serving || relate(other.parts, l.parts) == narrower) &&
+			!q.hides(other, l.parts) && !(q.ended(other) && !q.ended(l))
+	})
+}
+
+// hides reports whether a program may not find a literal segment of l, while it finds all those of
+// the pattern with these parts.
+func (q writtenRequest) hides(l *leaf, parts []string) bool {
+	return slices.ContainsFunc(q.marked, func(i int) bool { return kind(l.parts, i) == 'x' && kind(parts, i) != 'x' })
+}
+
+// ended reports whether the pattern of l does not fit, because it or the path ends with a slash.
+func (q writtenRequest) ended(l *leaf) bool {
+	if n := len(l.parts); n > 0 && kind(l.parts, n-1) == '*' {
+		return false
+	}
+	g := l.route(q.method)
+	return q.slash != (g != nil && strings.HasSuffix(g.Path, "/"))
+}
+
+// markSegments returns the numbers of the segments of a path for g that a program may not find as they
+// are in a pattern. If the upstream gets only the escapes that are needed, in capitals, programs
+// agree, and markSegments returns nil. Otherwise some, such as chi, compare every segment with its
+// escapes.
+func (g *proxyRoute) markSegments(rawPath, path string) (marked []int) {
+	if !strings.ContainsFunc(rawPath, unusual) {
+		return nil
+	}
+	removed := len(Segments(g.StripPrefix))
+	rawPath = cutSegments(rawPath, removed)
+	if (&url.URL{Path: cutSegments(path, removed)}).EscapedPath() == rawPath {
+		return nil
+	}
+	for i, part := range Segments(rawPath) {
+		if strings.ContainsFunc(part, unusual) {
+			marked = append(marked, removed+i)
+		}
+	}
+	return marked
+}
+
+// unusual reports whether a character of a path begins an escape or ought to be escaped.
+func unusual(c rune) bool { return c == '%' || c >= utf8.RuneSelf }
+
+// covers reports whether everything that the rules of g let pass may pass by those of other too.
+func (g *proxyRoute) covers(other *proxyRoute) bool {
+	switch {
+	case other.Permission != 0 && (g.Permission == 0 || g.Permission&^other.Permission != 0):
+		return false
+	case slices.ContainsFunc(other.Limits, func(name string) bool { return !slices.Contains(g.Limits, name) || g.Cost < other.Cost }):
+		return false
+	case other.MaxBody != 0 && (g.MaxBody == 0 || g.MaxBody > other.MaxBody):
+		return false
+	}
+	return other.WebSocket || !g.WebSocket
 }
 
 // differ reports whether two routes have different rules for requests, or send them elsewhere.

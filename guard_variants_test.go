@@ -271,12 +271,95 @@ func TestRouteTable_Refuse(t *testing.T) {
 		t.Fatal(err)
 	}
 	if n := testing.AllocsPerRun(100, func() {
-		path, _ := readPath("/admin/some-id_7/x.html")
-		if g, _ := table.Match("GET", path); table.refuse("GET", path, g) != nil {
+		const sent = "/admin/some-id_7/a-name-with-more-letters-than-fit-on-a-stack.html"
+		path, _ := readPath(sent)
+		if g, _ := table.Match("GET", path); table.refuse("GET", path, g) != nil || table.refuseWritten("GET", sent, path, g) != nil {
 			t.Fatal("refused")
 		}
 	}); n > 0 {
 		t.Errorf("got %v allocations for a plain path, want none", n)
+	}
+}
+
+// What a program that compares paths as they are written would take for one of a wider route is
+// refused, unless the rules of the narrow one cover those of the wide one.
+func TestRouteTable_Written(t *testing.T) {
+	const high, low = Permission(2), Permission(1)
+	route := func(line string, need Permission, change ...func(*proxyRoute)) *proxyRoute {
+		g := guards(line)[0]
+		g.Permission = need
+		for _, f := range change {
+			f(g)
+		}
+		return g
+	}
+	rest := route("* /*rest", high)
+	for _, tt := range []struct {
+		name   string
+		routes []*proxyRoute
+		passes string // paths for GET with blanks between them
+		fails  string
+	}{
+		{"escapes", []*proxyRoute{rest, route("* /open", low), route("* /open/:id", low)}, "/open /open/%41 /open/%C3%A9 /%41 /%c3%a9/x /open/%c3%a9", "/op%65n /%6Fpen/x /%6fpen/%41"},
+		{"values beside a literal", []*proxyRoute{route("* /u/me", low), route("* /u/:id", high)}, "/u/me /u/%41", "/u/m%65 /u/%6d%65"},
+		{"to no route", []*proxyRoute{route("* /open", low), route("* /u/:id", low)}, "/open /open/ /u/%41 /u/x/", "/op%65n /%75/x"},
+		{"needed escapes", []*proxyRoute{rest, route("* /caf\u00e9/:x", low)}, "/caf%C3%A9/x /caf%C3%A9/%C3%A9 /caf%C3%A9/a%20b", "/caf%c3%a9/x /caf\u00e9/x /caf%C3%A9/%61 /caf%C3%A9/a!b"},
+		{"slash", []*proxyRoute{rest, route("* /open", low), route("* /u/:id", low), route("* /files/*rest", low)}, "/open /u/x /files/ /files/x/ /files /x/", "/open/ /u/x/"},
+		{"slash of the pattern", []*proxyRoute{rest, route("* /open/", low), route("* /u/:id/", low)}, "/open/ /u/x/", "/open /u/x"},
+		{"slash between two", []*proxyRoute{route("* /u/*rest", high), route("* /u", low)}, "/u /u/x", "/u/"},
+		{"slash and escapes", []*proxyRoute{rest, route("* /u/*rest", low), route("* /u/:id", low)}, "/u/%41/ /u/x/", "/%75/x/"},
+		{"a wide route for any key", []*proxyRoute{route("* /*rest", 0), route("* /open", low), route("* /caf\u00e9", low)}, "/open/ /op%65n /caf%c3%a9/", ""},
+		{"a permission of several", []*proxyRoute{route("* /*rest", high|low), route("* /a", low), route("* /b", 0)}, "/a/ /%61", "/b/ /%62"},
+		{"another method", []*proxyRoute{route("POST /*rest", low), route("* /open", low)}, "/open", "/open/ /op%65n"},
+		{"without what strip_prefix removes", []*proxyRoute{rest, route("* /v1/open", low, func(g *proxyRoute) { g.StripPrefix = "/v1" })}, "/%761/open /v1/open", "/v1/op%65n /v1/open/"},
+		{"limits", []*proxyRoute{
+			route("* /*rest", low, func(g *proxyRoute) { g.Limits, g.Cost = []string{"l"}, 2 }), route("* /a", low, func(g *proxyRoute) { g.Limits, g.Cost = []string{"k", "l"}, 2 }),
+			route("* /b", low, func(g *proxyRoute) { g.Limits, g.Cost = []string{"l"}, 1 }), route("* /c", low),
+		}, "/a/", "/b/ /c/"},
+		{"bodies", []*proxyRoute{
+			route("* /*rest", low, func(g *proxyRoute) { g.MaxBody = 5 }), route("* /a", low, func(g *proxyRoute) { g.MaxBody = 5 }), route("* /b", low, func(g *proxyRoute) { g.MaxBody = 6 }), route("* /c", low),
+		}, "/a/", "/b/ /c/"},
+		{"WebSockets", []*proxyRoute{route("* /*rest", low), route("* /a", low, func(g *proxyRoute) { g.WebSocket = true })}, "/a", "/a/"},
+		{"a route across", []*proxyRoute{route("GET /a/:x/b", low), route("POST /a/c/:y", high)}, "/a/c/b /a/%64/b /a/c/b/ /a/%63/b", "/%61/c/b"},
+	} {
+		table, err := newRouteTable(tt.routes, ownRoutes)
+		if err != nil {
+			t.Errorf("%s: %v", tt.name, err)
+			continue
+		}
+		for want, paths := range map[bool]string{true: tt.passes, false: tt.fails} {
+			for raw := range strings.FieldsSeq(paths) {
+				path, err := readPath(raw)
+				if err != nil {
+					t.Fatal(err)
+				}
+				g, _ := table.Match("GET", path)
+				if g == nil {
+					t.Errorf("%s: %q: no route", tt.name, raw)
+					continue
+				}
+				if err := table.refuseWritten("GET", raw, path, g); (err == nil) != want {
+					t.Errorf("%s: %q: got %v, want it to pass: %v", tt.name, raw, err, want)
+				}
+			}
+		}
+	}
+}
+
+// A program that ignores case, and takes a wide slash for a letter, finds as many segments as were
+// sent.
+func TestCanonicalForms(t *testing.T) {
+	for path, want := range map[string][]string{
+		"/A/b":                 {"/a/b"},
+		"/A/b/":                {"/a/b"},
+		"/A?x/b":               {"/a", "/a?x/b"},
+		"/A/x\uff0fy/b":        {"/a/x/y/b", "/a/%/b"},
+		"/A/.../b":             {"/a/b", "/a/%/b"},
+		"/A/x\uff0f\u2025/b?c": {"/a/b", "/a/b?c", "/a/%/b", "/a/%/b?c"},
+	} {
+		if got := canonicalForms(path, foldCase); !slices.Equal(got, want) {
+			t.Errorf("%q: got %q, want %q", path, got, want)
+		}
 	}
 }
 

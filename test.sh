@@ -84,6 +84,7 @@ step vet go vet -tags cluster ./...
 step staticcheck go tool staticcheck -tags cluster ./...
 step "builds for Linux, Windows and macOS" builds
 [ -n "$quick" ] || step "the servers of the benchmarks" go test -C bench/peers .
+[ -n "$quick" ] || LATCHKEY_TEST_PROGRAM="$built/latchkey" step "the guard before the routers of others" go test -C tests/routers .
 spread=". ./tests"
 # Tests that do one thing after the other run without the race detector, which would take most of the time for
 # them and find nothing: walks over all pages, routes, commands or damages, and comparisons with a model. So do
@@ -91,7 +92,7 @@ spread=". ./tests"
 walks='^latchkey(/tests\.|\.Test(Browser|Program_|Roles_|Dashboard_EveryQuery|Output_|Damage_|OpenAPI_|Passwords_EveryWay'
 walks="$walks|Operators_Faults|OIDC_Lies|Guesses_KnownBrowser|Keyring_(List|ListKept|CacheIsBounded|RotationModel|Holders)\$"
 walks="$walks|Searches_|Find\$|AuditFilter_Page|Limiter_(SpendAll|Crash)|Guards_Variants|Storage_Walk|Lengths|EventQuery"
-walks="$walks|Router_HEAD|Page_|Lists_Model|KeyQuery_Many|AddLists|Server_(PermissionMatrix|NothingByGET)|Owners_Counters"
+walks="$walks|Router_HEAD|Page_|Lists_Model|KeyQuery_Many|AddLists|Server_(PermissionMatrix|Combinations|NothingByGET)|Owners_Counters"
 walks="$walks|Registry_|Forms_|AddrText_|Explainer_|Upgrade|Migrate_|Context_Bounds|Layers|Secrets_Everywhere|Pages_Hostile"
 walks="$walks|History_Ranked|Imports_EveryWayIn|KeyImport_DryRun|RecordBytes_|WriteOwnFields_|\w+_\w*Allocations))"
 [ $# = 0 ] || spread= walks= # other arguments can be of every kind

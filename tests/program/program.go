@@ -54,22 +54,27 @@ func buildWith(variable, tags string) (string, error) {
 }
 
 // Main runs the tests of a package for its TestMain and returns the exit code.
-// It is 1 also if goroutines are left after the tests.
-func Main(m *testing.M) int {
+// It is 1 also if goroutines are left after the tests, other than those of the
+// functions endless, of libraries that do not end them.
+func Main(m *testing.M, endless ...string) int {
 	status := m.Run()
 	_ = os.RemoveAll(folder) // if it was made: a fuzz worker or a single test may do without
 	if status == 0 {
-		status = leftOver()
+		status = leftOver(endless)
 	}
 	return status
 }
 
 // leftOver returns 1, and prints where they are, if goroutines are left: by then
 // everything that the tests started has ended.
-func leftOver() int {
+func leftOver(endless []string) int {
 	http.DefaultTransport.(*http.Transport).CloseIdleConnections()
 	// Pebble's validator has no end.
-	err := goleak.Find(goleak.IgnoreTopFunction("github.com/letsencrypt/pebble/v2/va.VAImpl.processTasks"))
+	ignored := []goleak.Option{goleak.IgnoreTopFunction("github.com/letsencrypt/pebble/v2/va.VAImpl.processTasks")}
+	for _, name := range endless {
+		ignored = append(ignored, goleak.IgnoreAnyFunction(name))
+	}
+	err := goleak.Find(ignored...)
 	if err == nil {
 		return 0
 	}
