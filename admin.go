@@ -437,7 +437,7 @@ func (a *admin) limits(w http.ResponseWriter, r *Request) error {
 			return err
 		}
 		rows = append(rows, map[string]any{
-			"name": l.Name, "default": l.Max, "would_refuse": over, "kind": l.Kind(), "window_seconds": int(l.Window / time.Second), "scope": l.Scope(), "observe": l.Observe, "own": !l.Builtin,
+			"name": l.Name, "default": l.Max, "would_refuse": over, "kind": l.Kind(), "window_seconds": int(l.Window / time.Second), "scope": l.Scope(), "observe": l.Observe, "own": !l.Builtin, "recorded": triable(l),
 		})
 	}
 	return WriteJSON(w, http.StatusOK, map[string]any{"limits": rows})
