@@ -42,7 +42,7 @@ func wantTrials(t testing.TB, what string, got []string, want ...string) {
 func TestWhatIf_Minute(t *testing.T) {
 	a := newTestApp(t)
 	first, one := a.key(`["can_read_calls"]`, `"owner": "ann"`, `"limits": {"requests_per_minute_limit": 4}`)
-	second, two := a.key(`[]`, `"owner": "ann"`)
+	second, two := a.key(`["can_read_agents"]`, `"owner": "ann"`)
 	third, asker := a.key(`["can_verify_keys"]`, `"owner": "ben"`)
 	for range 6 { // two are refused
 		a.ask("GET", "/api/v1/calls", one, "")
@@ -105,7 +105,7 @@ func TestAskedOf(t *testing.T) {
 // TestWhatIf_Day tries limits on calls and events. Those of the operator and those that were refused do not count.
 func TestWhatIf_Day(t *testing.T) {
 	a := newTestApp(t)
-	agent := a.operate(201, "POST", "/admin/v1/agents", `{"name": "Ada", "owner": "ann"}`)["id"]
+	agent := a.operate(201, "POST", "/admin/v1/agents", `{"name": "Ada", "owner": "ann", "phone_number": "+4930555001"}`)["id"]
 	id, key := a.key(everyPermission, `"owner": "ann"`, `"limits": {"calls_per_day_limit": 3}`)
 	_, other := a.key(everyPermission, `"owner": "ann"`)
 	call := func(key string, want int) {
@@ -139,7 +139,7 @@ func TestWhatIf_Day(t *testing.T) {
 
 func TestWhatIf_Mistakes(t *testing.T) {
 	a := newTestApp(t)
-	id, _ := a.key(`[]`, `"owner": "ann"`)
+	id, _ := a.key(`["can_read_agents"]`, `"owner": "ann"`)
 	for _, tt := range []struct {
 		status     int
 		body, want string
