@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"strings"
 	"testing"
@@ -164,4 +165,33 @@ func TestWhatIf_Mistakes(t *testing.T) {
 	}
 	lines, _ := trials(a.tried(`{"limits": {"requests_per_minute_limit": 3}}`))
 	wantTrials(t, "before any request", lines, "requests_per_minute_limit 3: 0 asked, 0 refused then, 0 to 0, 0 refuses none, 0 of 0")
+}
+
+// TestCommands_WhatIf tries limits by the command.
+func TestCommands_WhatIf(t *testing.T) {
+	w := &commandWalk{testApp: newTestApp(t), dir: t.TempDir()}
+	id, key := w.key(`["can_read_agents"]`, `"owner": "ann"`, `"limits": {"requests_per_minute_limit": 4}`)
+	for range 6 {
+		w.ask("GET", "/api/v1/agents", key, "")
+	}
+	if err := w.App.history.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	run := func(exit int, want string, args ...string) {
+		t.Helper()
+		var out bytes.Buffer
+		got, errs := w.run(&out, append([]string{"limits", "what-if"}, args...)...)
+		if text := strings.Join(strings.Fields(out.String()+errs), " "); got != exit || !strings.Contains(text, want) {
+			t.Errorf("%q: exit %d, got %s, want %q", args, got, text, want)
+		}
+	}
+	run(0, "requests_per_minute_limit 3 1 of 1 6 2 3 6 requests_per_minute_limit KEY NAME OWNER NOW ASKED REFUSED THEN WOULD REFUSE REFUSES NONE "+id+" test ann 4 6 2 3 6",
+		"--limit", "requests_per_minute_limit=3")
+	run(0, "calls_per_day_limit 1 0 of 0 0 - 0 0 owner_requests_per_minute_limit 9 0 of 1 6 2 0 6", "--limit", "owner_requests_per_minute_limit=9", "--limit", "calls_per_day_limit=1", "--key", "test", "--since", "2026-02-03")
+	run(0, `"refused_most": 5`, "--limit", "requests_per_minute_limit=1", "--owner", "ann", "--json")
+	run(1, "limits.requests_per_minute_limit must be a whole number from 1 to 1000000000", "--limit", "requests_per_minute_limit=default")
+	run(1, "since must be in the past", "--limit", "requests_per_minute_limit=1", "--since", "1h") // the clock of the test is in the past
+	run(2, "--limit is needed")
+	run(2, "--since must be a day such as", "--limit", "requests_per_minute_limit=1", "--since", "soon")
+	run(2, "--owner has no effect with --key", "--limit", "requests_per_minute_limit=1", "--owner", "ann", "--key", "test")
 }

@@ -18,7 +18,7 @@ func (s *session) limitsCommand() *cli.Command {
 			&cli.StringSliceFlag{Name: "limit", Usage: "`NAME=NUMBER` to try (repeatable): " + requestsPerMinute + ", calls_per_day_limit, calendar_events_per_day_limit, or one of these with owner_ in front"},
 			&cli.StringFlag{Name: "key", Usage: "only requests with the `KEY` that has this id, name or hint"},
 			&cli.StringFlag{Name: "owner", Usage: "only requests with keys of this owner"},
-			&cli.StringFlag{Name: "since", Value: "7d", Usage: "only since a day in UTC such as 2026-11-28, a time such as 2026-11-28T09:00:00Z, or this long ago, such as 24h or 7d"},
+			&cli.StringFlag{Name: "since", Usage: "only since a day in UTC such as 2026-11-28, a time such as 2026-11-28T09:00:00Z, or this long ago, such as 24h; default: 7d"},
 		},
 		Description: `Of requests per minute the number in each sixteenth of a minute is recorded.
 So how many a limit would have refused is known between two numbers. Of calls
@@ -37,14 +37,17 @@ func (s *session) tryLimits(ctx context.Context, c *cli.Command) error {
 	if len(limits) == 0 {
 		return misused(c, errors.New("--limit is needed, such as "+requestsPerMinute+"=30"))
 	}
-	since, err := sinceTime(c.String("since"), time.Now())
-	if err != nil {
-		return misused(c, err)
+	body := map[string]any{"limits": limits}
+	if c.IsSet("since") {
+		since, err := sinceTime(c.String("since"), time.Now())
+		if err != nil {
+			return misused(c, err)
+		}
+		if len(since) == len(time.DateOnly) {
+			since += "T00:00:00Z"
+		}
+		body["since"] = since
 	}
-	if len(since) == len(time.DateOnly) {
-		since += "T00:00:00Z"
-	}
-	body := map[string]any{"limits": limits, "since": since}
 	if name := c.String("key"); name != "" {
 		if body["key"], err = s.findKey(ctx, c, name); err != nil {
 			return err
