@@ -36,10 +36,12 @@ type askedCells struct {
 	left      uint64      // units that are in no cell, because there was no room
 }
 
-// maxCells is the largest number of cells in memory that are not stored yet, of all keys. They need 16 bytes each.
+// maxCells is the largest number of cells in memory that are not stored yet, of all keys. They need
+// 16 bytes each.
 const maxCells = 1 << 20
 
-// ask counts what was asked of the limit per minute of a key with these counts, whose lock the caller must hold.
+// ask counts what was asked of the limit per minute of a key with these counts, whose lock the
+// caller must hold.
 func (h *History) ask(r *recent, asked Asked) {
 	if asked.Units <= 0 {
 		return
@@ -80,9 +82,10 @@ func (c *askedCells) held() int64 {
 	return int64(len(c.older) + 1)
 }
 
-// minutesBucket has what was asked of the limits per minute of the keys. The key of a row is the number of
-// a day, the id of a key, a zero byte and the hour of the day, in service time: the oldest day is first, and
-// in each day the rows of a key are together. The row minutesRecord says how large all are.
+// minutesBucket has what was asked of the limits per minute of the keys. The key of a row is the
+// number of a day, the id of a key, a zero byte and the hour of the day, in service time: the
+// oldest day is first, and in each day the rows of a key are together. The row minutesRecord says
+// how large all are.
 const minutesBucket = "usage_minutes"
 
 const (
@@ -101,7 +104,8 @@ func minuteRow(cell int64, id string) []byte {
 	return append(keyRows(cell/dayCells, id), byte(cell%dayCells/hourCells))
 }
 
-// splitMinuteRow returns the parts of the key of a row. ok is false if it is damaged, or not a row of a key.
+// splitMinuteRow returns the parts of the key of a row. ok is false if it is damaged, or not a row
+// of a key.
 func splitMinuteRow(row []byte) (day int64, id string, hour int64, ok bool) {
 	n := len(row)
 	if n < 7 || row[n-2] != 0 || row[n-1] > 23 {
@@ -116,9 +120,10 @@ type hourCounts [hourCells]cellCount
 // errCells means that stored bytes are not the cells of an hour.
 var errCells = errors.New("the stored counts of requests per minute are damaged")
 
-// appendTo appends the cells that are not empty to b. A run of equal cells has a head, which is four times the number of
-// empty cells before it, plus 1 if units were refused, plus 2 if the run has more than one cell. The units of each cell
-// follow, then the refused ones, then the length of the run.
+// appendTo appends the cells that are not empty to b. A run of equal cells has a head, which is
+// four times the number of empty cells before it, plus 1 if units were refused, plus 2 if the run
+// has more than one cell. The units of each cell follow, then the refused ones, then the length of
+// the run.
 func (h *hourCounts) appendTo(b []byte) []byte {
 	next := 0
 	for i := 0; i < len(h); i++ {
@@ -225,8 +230,9 @@ func (m *minutesRecord) put(tx *Tx) error {
 	return tx.Put(minutesBucket, minutesRecordKey, b)
 }
 
-// store adds the cells to the stored rows of the key with this id. What has no room within Bounds.MinutesBytes is counted
-// as left out. damage is set if a row or the record cannot be read. It is then replaced.
+// store adds the cells to the stored rows of the key with this id. What has no room within
+// Bounds.MinutesBytes is counted as left out. damage is set if a row or the record cannot be read.
+// It is then replaced.
 func (c *askedCells) store(tx *Tx, id string) (damage, err error) {
 	m, damage := readMinutesRecord(tx)
 	if m == nil {
@@ -331,9 +337,11 @@ func minuteKeys(tx *Tx, days []int64) []string {
 	return slices.Sorted(maps.Keys(known))
 }
 
-// eachCell calls visit for each stored cell of the keys with these ids, together, since the cell from, in the order of time.
+// eachCell calls visit for each stored cell of the keys with these ids, together, since the cell
+// from, in the order of time.
 func eachCell(tx *Tx, days []int64, ids []string, from int64, visit func(cell int64, c cellCount)) error {
-	var hours [24]*hourCounts
+	var hours [24]*hourCounts // kept for the next day
+	var filled [24]bool
 	for _, day := range days {
 		if (day+1)*dayCells <= from {
 			continue
@@ -346,6 +354,7 @@ func eachCell(tx *Tx, days []int64, ids []string, from int64, visit func(cell in
 					if hours[hour] == nil {
 						hours[hour] = &hourCounts{}
 					}
+					filled[hour] = true
 					err = hours[hour].read(value)
 				}
 				if err != nil {
@@ -355,7 +364,7 @@ func eachCell(tx *Tx, days []int64, ids []string, from int64, visit func(cell in
 			}
 		}
 		for hour, h := range hours {
-			if h == nil {
+			if !filled[hour] {
 				continue
 			}
 			for i, c := range h {
@@ -363,7 +372,7 @@ func eachCell(tx *Tx, days []int64, ids []string, from int64, visit func(cell in
 					visit(cell, c)
 				}
 			}
-			hours[hour] = nil
+			*h, filled[hour] = hourCounts{}, false
 		}
 	}
 	return nil
@@ -372,8 +381,9 @@ func eachCell(tx *Tx, days []int64, ids []string, from int64, visit func(cell in
 // sweptRows is the largest number of rows that one transaction of SweepMinutes deletes.
 const sweptRows = 1000
 
-// SweepMinutes deletes days that are older than Bounds.MinutesKeep, and then the oldest days until an eighth of Bounds.MinutesBytes
-// is free. It keeps the present day. Call it about once a minute. now is the service time.
+// SweepMinutes deletes days that are older than Bounds.MinutesKeep, and then the oldest days until
+// an eighth of Bounds.MinutesBytes is free. It keeps the present day. Call it about once a minute.
+// now is the service time.
 func (h *History) SweepMinutes(now time.Time) error {
 	today := CellOf(now) / dayCells
 	for more := true; more; {
@@ -388,7 +398,8 @@ func (h *History) SweepMinutes(now time.Time) error {
 	return nil
 }
 
-// sweepMinutes deletes up to sweptRows rows of the oldest day, if that is to be deleted. It reports whether it has deleted any.
+// sweepMinutes deletes up to sweptRows rows of the oldest day, if that is to be deleted. It reports
+// whether it has deleted any.
 func sweepMinutes(tx *Tx, today int64) (more bool, err error) {
 	m, err := readMinutesRecord(tx)
 	if m == nil || err != nil {
@@ -452,7 +463,8 @@ func (h *History) tallyOf(memo *atomic.Value, key string) (s *tallies, t *keyTal
 	return s, t
 }
 
-// ofKey returns the counts of a key, which memo remembers unless it is nil. The caller must hold the lock.
+// ofKey returns the counts of a key, which memo remembers unless it is nil. The caller must hold
+// the lock.
 func (t *tallies) ofKey(memo *keyTally, key string) *recent {
 	if memo == nil {
 		return find(t.keys, key)

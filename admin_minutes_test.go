@@ -80,7 +80,8 @@ func TestHourCounts(t *testing.T) {
 	}
 }
 
-// TestMinutes_Random notes what keys ask for, stores it by turns and opens the store again. All is there once.
+// TestMinutes_Random notes what keys ask for, stores it by turns and opens the store again. All is
+// there once.
 func TestMinutes_Random(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		store := newTestStore(t)
@@ -155,8 +156,8 @@ func TestMinutes_Random(t *testing.T) {
 	})
 }
 
-// TestMinutes_Bound stores more than there is room for. The rows never need more, what is left out is counted, and a sweep
-// makes room by deleting the oldest day.
+// TestMinutes_Bound stores more than there is room for. The rows never need more, what is left out
+// is counted, and a sweep makes room by deleting the oldest day.
 func TestMinutes_Bound(t *testing.T) {
 	s := newTestStore(t)
 	const most = 4000
@@ -208,7 +209,8 @@ func TestMinutes_Bound(t *testing.T) {
 	}
 }
 
-// TestMinutes_Memory has no room for more cells in memory. What is asked for then is counted as left out.
+// TestMinutes_Memory has no room for more cells in memory. What is asked for then is counted as
+// left out.
 func TestMinutes_Memory(t *testing.T) {
 	s := newTestStore(t)
 	h := NewHistory(s)

@@ -11,8 +11,8 @@ import (
 	"latchkey/internal/sorted"
 )
 
-// whatIf serves the endpoint at which operators learn what a limit would have done with past requests.
-// It changes and charges nothing.
+// whatIf serves the endpoint at which operators learn what a limit would have done with past
+// requests. It changes and charges nothing.
 type whatIf struct {
 	store   *Store
 	keyring *Keyring
@@ -45,12 +45,26 @@ type trialQuery struct {
 	owner  uint64    // only this owner and its keys; 0: any
 }
 
-// counts reports whether units of a key count.
+// counts reports whether a record that a key of an owner has created counts.
 func (q *trialQuery) counts(rule LimitRule, key string, owner uint64) bool {
 	if q.key != nil && !rule.Owner && key != q.key.ID {
 		return false
 	}
 	return q.owner == 0 || owner == q.owner
+}
+
+// ids returns the ids of the keys whose requests per minute count.
+func (q *trialQuery) ids(tx *Tx, rule LimitRule, days []int64) (ids []string) {
+	if q.key != nil && !rule.Owner {
+		return []string{q.key.ID}
+	}
+	if q.owner == 0 {
+		return minuteKeys(tx, days)
+	}
+	for _, id := range KeyTable.Find(tx, "owner", IDKey(q.owner), Forward) {
+		ids = append(ids, string(id))
+	}
+	return ids
 }
 
 // spends returns the name of the limit of keys whose charges a rule counts.
@@ -125,7 +139,8 @@ func (w *whatIf) readLimits(body *Body) (list []LimitRule, err error) {
 	for _, name := range tried.Names() {
 		i := slices.IndexFunc(rules, func(l LimitRule) bool { return l.Name == name && triable(l) })
 		if i < 0 {
-			return nil, ErrValidation.With("limits.%s cannot be tried: it is not recorded what was asked of it. Limits that can be tried are %s.", name, strings.Join(names, ", "))
+			return nil, ErrValidation.With("limits.%s cannot be tried, because it is not recorded what was asked of it. Send one of %s.",
+				name, strings.Join(names, ", "))
 		}
 		rule := rules[i]
 		rule.Max = 0
@@ -206,7 +221,8 @@ func (w *whatIf) answer(out http.ResponseWriter, r *Request) error {
 	answer := map[string]any{"from": Seconds(q.since), "to": Seconds(r.Now), "recorded_since": nil, "left_out": 0}
 	var list []*trial
 	for _, rule := range q.limits {
-		t := &trial{Name: rule.Name, Limit: rule.Max, Scope: rule.Scope(), Window: int(rule.Window / time.Second), Exact: spends(rule) != RequestsPerMinute}
+		t := &trial{Name: rule.Name, Limit: rule.Max, Scope: rule.Scope(), Window: int(rule.Window / time.Second)}
+		t.Exact = spends(rule) != RequestsPerMinute
 		var rows []*trialRow
 		if t.Exact {
 			rows, err = w.replayRecords(r, q, rule)
@@ -262,13 +278,14 @@ func (w *whatIf) name(tx *Tx, rows []*trialRow, rule LimitRule) error {
 	return nil
 }
 
-// replayMinutes replays the counts of requests per minute, and returns a row for each key, or each owner, that has asked.
+// replayMinutes replays the counts of requests per minute, and returns a row for each key, or each
+// owner, that has asked.
 func (w *whatIf) replayMinutes(r *Request, q trialQuery, rule LimitRule) (rows []*trialRow, err error) {
 	var days []int64
 	err = r.View(w.store, func(tx *Tx) error {
 		days, rows = minuteDays(tx), nil
 		owners := map[uint64]*trialRow{}
-		for _, id := range minuteKeys(tx, days) {
+		for _, id := range q.ids(tx, rule, days) {
 			key, err := KeyTable.Shared(tx, []byte(id))
 			if errors.Is(err, ErrNotFound) {
 				continue
@@ -276,15 +293,12 @@ func (w *whatIf) replayMinutes(r *Request, q trialQuery, rule LimitRule) (rows [
 			if err != nil {
 				return err
 			}
-			row := owners[key.Owner]
-			switch {
-			case !q.counts(rule, id, key.Owner):
-			case rule.Owner && row != nil:
+			if row := owners[key.Owner]; rule.Owner && row != nil {
 				row.keys = append(row.keys, id)
-			default:
-				row = &trialRow{keys: []string{id}}
-				rows, owners[key.Owner] = append(rows, row), row
+				continue
 			}
+			row := &trialRow{keys: []string{id}}
+			rows, owners[key.Owner] = append(rows, row), row
 		}
 		return nil
 	})
@@ -312,7 +326,8 @@ func (w *whatIf) replayMinutes(r *Request, q trialQuery, rule LimitRule) (rows [
 	return slices.DeleteFunc(rows, func(row *trialRow) bool { return row.Asked == 0 }), err
 }
 
-// replayRecords replays the calls or events that keys have created, and returns a row for each key, or each owner.
+// replayRecords replays the calls or events that keys have created, and returns a row for each key,
+// or each owner.
 func (w *whatIf) replayRecords(r *Request, q trialQuery, rule LimitRule) (rows []*trialRow, err error) {
 	each := CallsOfKeys
 	if spends(rule) == EventsPerDay {

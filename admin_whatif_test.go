@@ -8,7 +8,8 @@ import (
 	"time"
 )
 
-// tried returns what limits would have done, once what is in memory is stored. body is the rest of the request.
+// tried returns what limits would have done, once what is in memory is stored. body is the rest of
+// the request.
 func (a *testApp) tried(body string) map[string]any {
 	a.t.Helper()
 	if err := a.App.history.Flush(); err != nil {
@@ -39,7 +40,8 @@ func wantTrials(t testing.TB, what string, got []string, want ...string) {
 	}
 }
 
-// TestWhatIf_Minute has keys of two owners ask in every way that uses their limit per minute, and in some that do not.
+// TestWhatIf_Minute has keys of two owners ask in every way that uses their limit per minute, and
+// in some that do not.
 func TestWhatIf_Minute(t *testing.T) {
 	a := newTestApp(t)
 	first, one := a.key(`["can_read_calls"]`, `"owner": "ann"`, `"limits": {"requests_per_minute_limit": 4}`)
@@ -91,7 +93,8 @@ func TestWhatIf_Minute(t *testing.T) {
 	}
 }
 
-// A request that finds no place among those in flight, or that the store could not serve, has asked for nothing.
+// A request that finds no place among those in flight, or that the store could not serve, has asked
+// for nothing.
 func TestAskedOf(t *testing.T) {
 	for _, tt := range []struct {
 		err  error
@@ -103,7 +106,8 @@ func TestAskedOf(t *testing.T) {
 	}
 }
 
-// TestWhatIf_Day tries limits on calls and events. Those of the operator and those that were refused do not count.
+// TestWhatIf_Day tries limits on calls and events. Those of the operator and those that were
+// refused do not count.
 func TestWhatIf_Day(t *testing.T) {
 	a := newTestApp(t)
 	agent := a.operate(201, "POST", "/admin/v1/agents", `{"name": "Ada", "owner": "ann", "phone_number": "+4930555001"}`)["id"]
@@ -152,7 +156,7 @@ func TestWhatIf_Mistakes(t *testing.T) {
 		{400, `{"limits": {"requests_per_minute_limit": 0}}`, "limits.requests_per_minute_limit must be a whole number from 1"},
 		{400, `{"limits": {"requests_per_minute_limit": null}}`, "limits.requests_per_minute_limit must be a whole number from 1"},
 		{400, `{"limits": {"requests_per_minute_limit": "3"}}`, "limits.requests_per_minute_limit must be a whole number from 1"},
-		{400, `{"limits": {"concurrent_requests": 3}}`, "Limits that can be tried are requests_per_minute_limit, calls_per_day_limit"},
+		{400, `{"limits": {"concurrent_requests": 3}}`, "Send one of requests_per_minute_limit, calls_per_day_limit"},
 		{400, `{"limits": {"requests_per_minute_limit": 3}, "key": "` + id + `", "owner": "ann"}`, "cannot be used together"},
 		{400, `{"limits": {"requests_per_minute_limit": 3}, "since": "2027-01-01T00:00:00Z"}`, "since must be in the past"},
 		{400, `{"limits": {"requests_per_minute_limit": 3}, "since": "7d"}`, "since must be a time such as"},

@@ -36,9 +36,9 @@ func CellOf(at time.Time) int64 { return at.UnixNano() / int64(CellSpan) }
 // CellBegin returns the service time at which a cell begins.
 func CellBegin(cell int64) time.Time { return time.Unix(0, cell*int64(CellSpan)) }
 
-// Replay finds what a limit would have done about units that were asked for in the past. It feeds them
-// to the Windows by which a Limiter decides, which are empty at first. A Replay is not safe for
-// concurrent use.
+// Replay finds what a limit would have done about units that were asked for in the past. It feeds
+// them to the Windows by which a Limiter decides, which are empty at first. A Replay is not safe
+// for concurrent use.
 type Replay struct {
 	Asked uint64 // units
 	// Least and Most are bounds of how many of them the limit would have refused. They are equal if the
@@ -68,13 +68,15 @@ func (r *Replay) AskCell(cell int64, n int) {
 // Ask replays a unit that was asked for at a time.
 func (r *Replay) Ask(at time.Time) { r.ask(at, at, 1) }
 
-// ask replays n units that were asked for between from and to. The calls must be in the order of time.
+// ask replays n units that were asked for between from and to. The calls must be in the order of
+// time.
 //
-// Least is what the limit refuses if all units come at the end of their cells. Then units count together
-// only if their cells begin less than a window apart, and such units count together wherever they are
-// in their cells. Most is what it refuses if each unit is asked for at the beginning of its cell and
-// counts from the end. Then all units count together that do so anywhere in their cells. A Window
-// admits a unit whenever it can, and no other choice admits more, so the true number is in between.
+// Least is what the limit refuses if all units come at the end of their cells. Then units count
+// together only if their cells begin less than a window apart, and such units count together
+// wherever they are in their cells. Most is what it refuses if each unit is asked for at the
+// beginning of its cell and counts from the end. Then all units count together that do so anywhere
+// in their cells. A Window admits a unit whenever it can, and no other choice admits more, so the
+// true number is in between.
 func (r *Replay) ask(from, to time.Time, n int) {
 	r.Asked += uint64(n)
 	r.Least += refusedOf(&r.late, to, to, n)
@@ -85,15 +87,16 @@ func (r *Replay) ask(from, to time.Time, n int) {
 	}
 }
 
-// refusedOf asks w for n units at from, counts those that it admits from to on, and returns how many it refuses.
+// refusedOf asks w for n units at from, counts those that it admits from to on, and returns how
+// many it refuses.
 func refusedOf(w *Window, from, to time.Time, n int) uint64 {
 	admitted := min(n, max(0, w.Max-w.Used(from)))
 	w.Add(to, admitted)
 	return uint64(n - admitted)
 }
 
-// Enough returns a Max with which the limit would have refused nothing. It is the smallest one if the time
-// of each unit is known, and otherwise the smallest one that is certain.
+// Enough returns a Max with which the limit would have refused nothing. It is the smallest one if
+// the time of each unit is known, and otherwise the smallest one that is certain.
 func (r *Replay) Enough() int {
 	if r.peaks[0] <= exactMax {
 		return r.peaks[0]

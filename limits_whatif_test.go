@@ -53,8 +53,8 @@ func drawArrivals(t *rapid.T, most int) (list askedAt) {
 	return list
 }
 
-// TestReplay_Bounds compares what a Limiter refuses with what a Replay says about the same traffic, of which it knows
-// only the number in each cell. The limit that refuses nobody does so.
+// TestReplay_Bounds compares what a Limiter refuses with what a Replay says about the same traffic,
+// of which it knows only the number in each cell. The limit that refuses nobody does so.
 func TestReplay_Bounds(t *testing.T) {
 	store, round := newTestStore(t), 0
 	l := NewLimiter(store, epoch)
@@ -77,8 +77,8 @@ func TestReplay_Bounds(t *testing.T) {
 	})
 }
 
-// TestReplay_Exact replays units whose times are known: the bounds are what a Limiter refuses, and one less than the
-// limit that refuses nobody refuses somebody.
+// TestReplay_Exact replays units whose times are known: the bounds are what a Limiter refuses, and
+// one less than the limit that refuses nobody refuses somebody.
 func TestReplay_Exact(t *testing.T) {
 	l := NewLimiter(newTestStore(t), epoch)
 	rapid.Check(t, func(rt *rapid.T) {

@@ -66,11 +66,14 @@ func (s *session) tryLimits(ctx context.Context, c *cli.Command) error {
 	return s.printTrials(answer)
 }
 
-// printTrials prints what limits would have done: a table of the limits, then for each the keys or owners that it would have hit most.
+// printTrials prints what limits would have done: a table of the limits, then for each the keys or
+// owners that it would have hit most.
 func (s *session) printTrials(answer map[string]any) error {
-	_, _ = fmt.Fprintf(s.env.Stdout, "From %s to %s. Requests per minute are recorded since %s.\n", cell(answer["from"]), cell(answer["to"]), cell(answer["recorded_since"]))
+	_, _ = fmt.Fprintf(s.env.Stdout, "From %s to %s. Requests per minute are recorded since %s.\n",
+		cell(answer["from"]), cell(answer["to"]), cell(answer["recorded_since"]))
 	if n := whole(answer["left_out"]); n > 0 {
-		_, _ = fmt.Fprintf(s.env.Stdout, "%d requests are not in the counts, because there was no room for them (bounds.usage_minutes_bytes).\n", n)
+		const text = "%d requests are not in the counts, because there was no room for them (bounds.usage_minutes_bytes).\n"
+		_, _ = fmt.Fprintf(s.env.Stdout, text, n)
 	}
 	_, _ = fmt.Fprintln(s.env.Stdout)
 	numbers := func(row map[string]any) []string {
@@ -85,7 +88,8 @@ func (s *session) printTrials(answer map[string]any) error {
 	list, _ := answer["limits"].([]any)
 	for _, v := range list {
 		row, _ := v.(map[string]any)
-		all = append(all, append([]string{cell(row["name"]), cell(row["limit"]), fmt.Sprintf("%v of %v", row["hit"], row["count"])}, numbers(row)...))
+		hit := fmt.Sprintf("%v of %v", row["hit"], row["count"])
+		all = append(all, append([]string{cell(row["name"]), cell(row["limit"]), hit}, numbers(row)...))
 	}
 	if err := s.printTable(append([]string{"LIMIT", "TRIED", "HIT"}, head...), all); err != nil {
 		return err

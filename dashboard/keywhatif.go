@@ -25,7 +25,8 @@ type shownTrials struct {
 	Note   string // what is missing in the counts; "" if nothing is
 }
 
-// showTrials adds to f the form that tries limits on the past requests of a key, and the answer if the query has numbers.
+// showTrials adds to f the form that tries limits on the past requests of a key, and the answer if
+// the query has numbers.
 func (k *keyPages) showTrials(v *pageRequest, f *formData) *Fault {
 	if !v.may("POST /admin/v1/limits/what-if") {
 		return nil
