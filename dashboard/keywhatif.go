@@ -43,13 +43,13 @@ func (k *keyPages) showTrials(v *pageRequest, f *formData) *Fault {
 			n = int(numberOf(own))
 		}
 		t := limitTrial{Name: l.Name, Label: l.Label, Value: strings.TrimSpace(v.query.Get(l.Name)), Top: 2 * n}
-		if t.Value != "" {
-			if !strictjson.IsNumber(t.Value) {
-				return invalid("%s must be a whole number.", l.Label)
-			}
-			tried[l.Name] = json.Number(t.Value)
-		}
 		f.Trials.Fields = append(f.Trials.Fields, t)
+		switch {
+		case strictjson.IsNumber(t.Value):
+			tried[l.Name] = json.Number(t.Value)
+		case t.Value != "":
+			tried[l.Name] = t.Value // the admin endpoint says what is wrong with it
+		}
 	}
 	if len(tried) == 0 {
 		return nil
