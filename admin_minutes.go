@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -11,6 +12,8 @@ import (
 	"slices"
 	"sync/atomic"
 	"time"
+
+	"latchkey/internal/sorted"
 )
 
 // cellCount is what was asked of the limit per minute of a key in one cell.
@@ -32,7 +35,7 @@ type askedCell struct {
 // askedCells is what was asked of the limit per minute of a key since the last Flush.
 type askedCells struct {
 	askedCell             // the latest
-	older     []askedCell // before it
+	older     []askedCell // before it, almost in order
 	left      uint64      // units that are in no cell, because there was no room
 }
 
@@ -51,17 +54,44 @@ func (h *History) ask(r *recent, asked Asked) {
 		r.asked = &askedCells{askedCell: askedCell{at: at}}
 		h.cells.Add(1)
 	}
-	c := r.asked
-	if c.at != at {
+	c := r.asked.find(at)
+	if c == nil {
 		if h.cells.Load() >= maxCells {
-			c.left += uint64(asked.Units)
+			r.asked.left += uint64(asked.Units)
 			return
 		}
 		h.cells.Add(1)
-		c.older, c.askedCell = append(c.older, c.askedCell), askedCell{at: at}
+		c = r.asked.open(at)
 	}
 	c.asked = addCapped(c.asked, uint64(asked.Units))
 	c.refused = addCapped(c.refused, uint64(max(0, asked.Units-asked.Charged)))
+}
+
+// foundBack is how many cells find looks at. Requests are counted when they end, so those of several
+// cells alternate.
+const foundBack = 16
+
+// find returns the cell with this number, or nil if it is not among the last ones.
+func (c *askedCells) find(at int64) *cellCount {
+	if c.at == at {
+		return &c.cellCount
+	}
+	for i := len(c.older) - 1; i >= max(0, len(c.older)-foundBack); i-- {
+		if c.older[i].at == at {
+			return &c.older[i].cellCount
+		}
+	}
+	return nil
+}
+
+// open adds a cell and returns it.
+func (c *askedCells) open(at int64) *cellCount {
+	if at > c.at {
+		c.older, c.askedCell = append(c.older, c.askedCell), askedCell{at: at}
+		return &c.cellCount
+	}
+	c.older = append(c.older, askedCell{at: at})
+	return &c.older[len(c.older)-1].cellCount
 }
 
 // after returns the cells together with those of before, which may be nil.
@@ -234,20 +264,18 @@ func (m *minutesRecord) put(tx *Tx) error {
 // Bounds.MinutesBytes is counted as left out. damage is set if a row or the record cannot be read.
 // It is then replaced.
 func (c *askedCells) store(tx *Tx, id string) (damage, err error) {
+	cells := append(slices.Clone(c.older), c.askedCell)
+	sorted.Func(cells, func(a, b askedCell) int { return cmp.Compare(a.at, b.at) })
 	m, damage := readMinutesRecord(tx)
 	if m == nil {
-		m = &minutesRecord{from: c.at, left: map[int64]uint64{}}
+		m = &minutesRecord{from: cells[0].at, left: map[int64]uint64{}}
 		if damage != nil {
-			m.bytes = sizeOfMinutes(tx)
-		} else if len(c.older) > 0 {
-			m.from = c.older[0].at
+			m.from, m.bytes = c.at, sizeOfMinutes(tx)
 		}
 	}
 	if c.left > 0 {
 		m.left[c.at/dayCells] += c.left
 	}
-	cells := append(slices.Clip(c.older), c.askedCell)
-	slices.SortStableFunc(cells, func(a, b askedCell) int { return int(a.at - b.at) })
 	for len(cells) > 0 {
 		n := 1
 		for n < len(cells) && cells[n].at/hourCells == cells[0].at/hourCells {

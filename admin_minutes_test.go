@@ -226,6 +226,26 @@ func TestMinutes_Memory(t *testing.T) {
 	}
 }
 
+// TestMinutes_Alternating has requests that end in another order than they began. Each cell is in
+// memory once.
+func TestMinutes_Alternating(t *testing.T) {
+	s := newTestStore(t)
+	h := NewHistory(s)
+	for i := range 1000 {
+		h.NoteAsked(nil, "key_a", Asked{epoch.Add(time.Duration(5-i%6) * CellSpan), 1, 1})
+	}
+	if n := h.cells.Load(); n != 6 {
+		t.Errorf("%d cells are in memory, want 6", n)
+	}
+	if err := h.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	got := storedCells(t, s, 0, "key_a")
+	if len(got) != 6 || got[0].asked != 166 || got[5].asked != 167 || minutesNow(t, s).from != CellOf(epoch) {
+		t.Errorf("got %v", got)
+	}
+}
+
 // A row or a record that cannot be read is replaced, and the others stay.
 func TestMinutes_Damaged(t *testing.T) {
 	s := newTestStore(t)
