@@ -2,7 +2,7 @@
 // admin.go lists, creates and changes keys. The other files, in reading order, are
 // admin_keyshow.go, admin_keyform.go, admin_keylist.go, admin_import.go, admin_verify.go and admin_explain.go for keys,
 // admin_login.go, admin_operators.go and admin_accounts.go for operators, then admin_audit.go,
-// admin_usage.go, admin_history.go, admin_metrics.go, admin_status.go and
+// admin_usage.go, admin_history.go, admin_minutes.go, admin_whatif.go, admin_metrics.go, admin_status.go and
 // admin_backup.go. The dashboard and the commands are clients of this endpoint. Only
 // admin_accounts.go uses the package of a client: it implements dashboard.Accounts.
 
@@ -437,7 +437,7 @@ func (a *admin) limits(w http.ResponseWriter, r *Request) error {
 			return err
 		}
 		rows = append(rows, map[string]any{
-			"name": l.Name, "default": l.Max, "would_refuse": over, "kind": l.Kind(), "window_seconds": int(l.Window / time.Second), "scope": l.Scope(), "observe": l.Observe, "own": !l.Builtin,
+			"name": l.Name, "default": l.Max, "would_refuse": over, "kind": l.Kind(), "window_seconds": int(l.Window / time.Second), "scope": l.Scope(), "observe": l.Observe, "own": !l.Builtin, "recorded": triable(l),
 		})
 	}
 	return WriteJSON(w, http.StatusOK, map[string]any{"limits": rows})

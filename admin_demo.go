@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"net/http"
 	"net/netip"
 	"slices"
 	"time"
@@ -298,11 +299,17 @@ func (d *demoSeed) lastHours() {
 	sorted.StableFunc(all, func(a, b Outcome) int { return a.Began.Compare(b.Began) })
 	for i := range all {
 		o := &all[i]
-		key := ""
+		key, asked := "", Asked{}
 		if o.Found != nil {
 			key = o.Found.ID
 		}
-		d.History.Note(CountedRequest{Key: key, Route: o.Route, Code: o.Code, Status: o.Status, At: o.Began})
+		if o.Status != http.StatusUnauthorized {
+			asked = Asked{At: d.steady.Add(o.Began.Sub(d.now)), Units: 1, Charged: 1}
+		}
+		if o.Status == http.StatusTooManyRequests {
+			asked.Charged = 0
+		}
+		d.History.NoteBy(nil, CountedRequest{Key: key, Route: o.Route, Code: o.Code, Status: o.Status, At: o.Began}, asked)
 		d.Requests.Note(o)
 		d.Refusals.Note(o)
 	}

@@ -41,9 +41,11 @@ type History struct {
 	store    *Store
 	seed     maphash.Seed
 	shards   [64]tallies
-	flushing sync.RWMutex       // write-locked while Flush moves counts to disk, so that readers miss no counts
-	unstored map[subject][]Slot // counts that a Flush could not store; guarded by flushing
-	swept    []byte             // database key at which the next Sweep begins; nil: the first key; for Sweep alone
+	flushing sync.RWMutex           // write-locked while Flush moves counts to disk, so that readers miss no counts
+	unstored map[subject][]Slot     // counts that a Flush could not store; guarded by flushing
+	waiting  map[string]*askedCells // the same for what was asked of the limit per minute, by key
+	cells    atomic.Int64           // number of cells in memory
+	swept    []byte                 // database key at which the next Sweep begins; nil: the first key; for Sweep alone
 
 	ranks  sync.Mutex             // guards ranked, together with flushing
 	ranked map[byte]storedRanking // by kind, the latest period only
@@ -77,8 +79,9 @@ type keyTally struct {
 
 // recent holds the counts of one subject since the last Flush.
 type recent struct {
-	Slot         // the hour of the latest request
-	older []Slot // counts before Slot; an hour may occur more than once
+	Slot              // the hour of the latest request; At is 0 if there is none
+	older []Slot      // counts before Slot; an hour may occur more than once
+	asked *askedCells // of a key: what was asked of its limit per minute; nil: nothing
 }
 
 // NewHistory returns a History that stores its counts in store.
@@ -103,40 +106,24 @@ type CountedRequest struct {
 // Note counts an answered request. It is called for every request, so it rarely allocates:
 // only for the first request of a subject since the last Flush or in an hour, and for a
 // request with status 429.
-func (h *History) Note(r CountedRequest) { h.NoteBy(nil, r) }
+func (h *History) Note(r CountedRequest) { h.NoteBy(nil, r, Asked{}) }
 
 // NoteBy is like Note. memo is where History remembers the counts of the key, to save looking them
-// up. It must be the same one for no other key. It may be nil.
-func (h *History) NoteBy(memo *atomic.Value, r CountedRequest) {
+// up. It must be the same one for no other key. It may be nil. asked is what the request has asked of
+// the limit per minute of the key, see NoteAsked.
+func (h *History) NoteBy(memo *atomic.Value, r CountedRequest, asked Asked) {
 	key := r.Key
 	hour, outcome := stepHour.Number(r.At), classOf(r.Status)
-	var t *keyTally
-	if key != "" && memo != nil {
-		t, _ = memo.Load().(*keyTally)
-	}
-	var s *tallies
-	switch {
-	case t != nil:
-		s = t.shard
-	case key != "":
-		s = &h.shards[maphash.String(h.seed, key)%uint64(len(h.shards))]
-		if memo != nil {
-			t = &keyTally{shard: s}
-			memo.Store(t)
-		}
-	default: // a request without a key may go to any shard
-		s = &h.shards[uint64(r.At.UnixNano())>>10%uint64(len(h.shards))]
+	// A request without a key may go to any shard.
+	s, t := &h.shards[uint64(r.At.UnixNano())>>10%uint64(len(h.shards))], (*keyTally)(nil)
+	if key != "" {
+		s, t = h.tallyOf(memo, key)
 	}
 	s.mu.Lock()
 	if key != "" {
-		if t == nil {
-			find(s.keys, key).add(hour, outcome)
-		} else {
-			if t.counts == nil || t.era != s.era {
-				t.counts, t.era = find(s.keys, key), s.era
-			}
-			t.counts.add(hour, outcome)
-		}
+		counts := s.ofKey(t, key)
+		counts.add(hour, outcome)
+		h.ask(counts, asked)
 		if r.Status == 429 {
 			s.limited[key] = r.At
 		}
@@ -192,24 +179,29 @@ func (h *History) collect(want func(subject) bool) map[subject][]Slot {
 	return all
 }
 
-// takeAll is like collect for all subjects, but it also resets their counts. The caller must hold
-// the write lock of flushing.
-func (h *History) takeAll() map[subject][]Slot {
-	all := h.unstored
-	h.unstored = nil
+// takeAll is like collect for all subjects, but it also resets their counts. It also takes what was
+// asked of the limits per minute of the keys. The caller must hold the write lock of flushing.
+func (h *History) takeAll() (all map[subject][]Slot, asked map[string]*askedCells) {
+	all, asked = h.unstored, h.waiting
+	h.unstored, h.waiting = nil, nil
 	if all == nil {
-		all = map[subject][]Slot{}
+		all, asked = map[subject][]Slot{}, map[string]*askedCells{}
 	}
 	for i := range h.shards {
 		s := &h.shards[i]
 		s.mu.Lock()
 		s.addTo(all, func(subject) bool { return true })
-		if len(s.routes) > 0 {
+		for key, r := range s.keys {
+			if r.asked != nil {
+				asked[key] = r.asked.after(asked[key])
+			}
+		}
+		if len(s.routes) > 0 || len(s.keys) > 0 {
 			s.clear()
 		}
 		s.mu.Unlock()
 	}
-	return all
+	return all, asked
 }
 
 // addTo appends to all the counts of every subject for which want returns true. The caller
@@ -221,7 +213,7 @@ func (t *tallies) addTo(all map[subject][]Slot, want func(subject) bool) {
 			if kind == ofService {
 				subject.Name = ""
 			}
-			if want(subject) {
+			if r.At != 0 && want(subject) {
 				all[subject] = append(append(all[subject], r.older...), r.Slot)
 			}
 		}
@@ -242,34 +234,60 @@ const flushPart = 2000
 func (h *History) Flush() error {
 	h.flushing.Lock()
 	defer h.flushing.Unlock()
-	counts := h.takeAll()
+	counts, asked := h.takeAll()
 	h.changed()
 	subjects := make([]subject, 0, len(counts))
 	for s := range counts {
 		subjects = append(subjects, s)
 	}
+	for key := range asked {
+		if s := (subject{ofKey, key}); counts[s] == nil {
+			subjects = append(subjects, s)
+		}
+	}
 	sorted.Func(subjects, func(a, b subject) int { return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name)) })
 	var damaged error
 	for part := range slices.Chunk(subjects, flushPart) {
 		done, err := h.store.UpdateEach(Writer{}, len(part), func(tx *Tx, i int) error {
-			r, bad := h.stored(tx, part[i])
-			if bad != nil {
-				tx.After(func() { damaged = errors.Join(damaged, bad) })
+			var lost error
+			if s := part[i]; s.Kind == ofKey && asked[s.Name] != nil {
+				bad, err := asked[s.Name].store(tx, s.Name)
+				if err != nil {
+					return err
+				}
+				lost = bad
 			}
-			for _, slot := range counts[part[i]] {
-				r.Add(slot)
+			bad, err := h.add(tx, part[i], counts[part[i]])
+			if lost = errors.Join(lost, bad); lost != nil {
+				tx.After(func() { damaged = errors.Join(damaged, lost) })
 			}
-			return tx.Put(usageBucket, part[i].key(), r.Append(nil))
+			return err
 		})
 		for _, s := range part[:done] {
 			delete(counts, s)
+			if s.Kind == ofKey {
+				h.cells.Add(-asked[s.Name].held())
+				delete(asked, s.Name)
+			}
 		}
 		if err != nil {
-			h.unstored = counts
+			h.unstored, h.waiting = counts, asked
 			return errors.Join(damaged, err)
 		}
 	}
 	return damaged
+}
+
+// add adds counts to the stored history of a subject. damage is set if that cannot be read.
+func (h *History) add(tx *Tx, s subject, counts []Slot) (damage, err error) {
+	if len(counts) == 0 {
+		return nil, nil
+	}
+	r, damage := h.stored(tx, s)
+	for _, slot := range counts {
+		r.Add(slot)
+	}
+	return damage, tx.Put(usageBucket, s.key(), r.Append(nil))
 }
 
 // stored returns the stored history of a subject. It returns an empty ring if no history is
@@ -353,7 +371,7 @@ func (h *History) recently(s subject) []Slot {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	list := slices.Clone(h.unstored[s])
-	if r := t.keys[s.Name]; r != nil {
+	if r := t.keys[s.Name]; r != nil && r.At != 0 {
 		list = append(append(list, r.older...), r.Slot)
 	}
 	return list

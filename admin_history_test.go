@@ -277,7 +277,7 @@ func TestHistory_Memo(t *testing.T) {
 	var memos [2]atomic.Value
 	for round := range 3 {
 		for i, key := range []string{"key_a", "key_b", "key_b"} {
-			h.NoteBy(&memos[min(i, 1)], CountedRequest{key, "/x", "", 200, epoch})
+			h.NoteBy(&memos[min(i, 1)], CountedRequest{key, "/x", "", 200, epoch}, Asked{})
 		}
 		h.Note(CountedRequest{"key_a", "/y", "", 200, epoch})
 		for _, want := range []struct {
@@ -292,7 +292,7 @@ func TestHistory_Memo(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if n := testing.AllocsPerRun(1000, func() { h.NoteBy(&memos[0], CountedRequest{"key_a", "/x", "", 200, epoch}) }); n > 0 {
+	if n := testing.AllocsPerRun(1000, func() { h.NoteBy(&memos[0], CountedRequest{"key_a", "/x", "", 200, epoch}, Asked{epoch, 1, 1}) }); n > 0 {
 		t.Errorf("got %v allocations, want none", n)
 	}
 }

@@ -29,11 +29,12 @@ type verifier struct {
 	store   *Store
 	keyring *Keyring
 	limiter *Limiter
+	history *History
 }
 
-// NewVerifier returns a verifier for the keys in keyring.
-func NewVerifier(store *Store, keyring *Keyring, limiter *Limiter) *verifier {
-	return &verifier{store: store, keyring: keyring, limiter: limiter}
+// NewVerifier returns a verifier for the keys in keyring. What it asks of their limit per minute is counted in history.
+func NewVerifier(store *Store, keyring *Keyring, limiter *Limiter, history *History) *verifier {
+	return &verifier{store: store, keyring: keyring, limiter: limiter, history: history}
 }
 
 // Routes returns the routes of the API listener. The other service needs its own key with the
@@ -295,6 +296,11 @@ func (v *verifier) check(c keyCheck, r *Request, answer *verification) error {
 	v.keyring.Used(c.holder, LastUse{At: r.Now, IP: c.ip, Carrier: carrierVerify})
 	if len(c.costs) > 0 {
 		list, err := v.spend(c, r.Steady)
+		for _, one := range c.costs {
+			if one.name == RequestsPerMinute {
+				v.history.NoteAsked(&c.holder.Tally, key.ID, AskedOf(r.Steady, one.cost, err))
+			}
+		}
 		if err != nil && !errors.Is(err, ErrRateLimit) {
 			return err
 		}

@@ -339,7 +339,7 @@ func (a *App) note(o *Outcome) {
 	if refusal, refused := RefusalOf(o); refused {
 		a.Keyring.Refused(o.Holder, refusal)
 	}
-	a.history.NoteBy(o.Tally, CountedRequest{Key: key, Route: o.Route, Code: o.Code, Status: o.Status, At: o.Began})
+	a.history.NoteBy(o.Tally, CountedRequest{Key: key, Route: o.Route, Code: o.Code, Status: o.Status, At: o.Began}, o.Asked)
 	a.requests.Note(o)
 }
 

@@ -43,6 +43,7 @@ var workers = map[string]worker{
 	"delete old webhook deliveries":                             oneNode,
 	"delete expired sessions":                                   oneNode,
 	"delete old usage history":                                  oneNode,
+	"delete old counts of requests per minute":                  oneNode,
 	"forget which keys were at a limit":                         eachNode,
 	"store the usage history":                                   eachNode,
 	"record in the audit log how many refusals it has left out": eachNode,

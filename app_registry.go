@@ -112,7 +112,7 @@ var registry = []part{
 		return []work{{time.Second, "end expired leases of dialers", oneNode, a.dialer.Lapse}}
 	}},
 	{name: "verification", routes: func(a *App) Routes {
-		p := NewVerifier(a.Store, a.Keyring, a.Limiter)
+		p := NewVerifier(a.Store, a.Keyring, a.Limiter, a.history)
 		return Routes{Keyed: p.Routes(), Admin: p.AdminRoutes()}
 	}},
 	{name: "keys", tables: []Checked{&KeyTable}, routes: func(a *App) Routes {
@@ -181,9 +181,13 @@ var registry = []part{
 	}, work: func(a *App) []work {
 		return []work{
 			{time.Minute, "delete old usage history", oneNode, a.history.Sweep},
+			{time.Minute, "delete old counts of requests per minute", oneNode, func(now time.Time) error { return a.history.SweepMinutes(a.clock.Steady(now)) }},
 			{time.Minute, "forget which keys were at a limit", eachNode, func(now time.Time) error { a.history.Forget(now); return nil }},
 			{a.config.Keys.LastUsedInterval, "store the usage history", eachNode, func(time.Time) error { return a.history.Flush() }},
 		}
+	}},
+	{name: "limits to try", routes: func(a *App) Routes {
+		return Routes{Admin: NewWhatIf(a.Store, a.Keyring, a.Limiter).AdminRoutes()}
 	}},
 	{name: "audit log", tables: AuditTables(), routes: func(a *App) Routes { return Routes{Admin: a.audit.AdminRoutes()} }, work: func(a *App) []work {
 		return []work{

@@ -38,6 +38,10 @@ type Bounds struct {
 	// they are kept.
 	ActivityEntries int           `toml:"key_activity_entries" default:"10000" min:"100" max:"100000"`
 	ActivityKeep    time.Duration `toml:"key_activity_keep" default:"2160h" min:"24h" max:"87600h"`
+	// MinutesBytes is how many bytes the counts of requests per minute may need, of all keys, and
+	// MinutesKeep how long they are kept, in whole days.
+	MinutesBytes int64         `toml:"usage_minutes_bytes" default:"67108864" min:"1048576" max:"17179869184"`
+	MinutesKeep  time.Duration `toml:"usage_minutes_keep" default:"168h" min:"24h" max:"744h"`
 	// TranscriptLength is the largest length of the transcript of a call, in characters. A longer
 	// transcript is cut.
 	TranscriptLength int `toml:"transcript_length" default:"200000" min:"1000" max:"10000000"`

@@ -552,3 +552,8 @@ func icsURL(s string) string {
 	}
 	return u.String()
 }
+
+// EventsOfKeys returns the events that keys have created since a time, for each of which EventsPerDay was charged.
+func EventsOfKeys(tx *Tx, since time.Time) ([]Created, error) {
+	return CreatedByKeys(tx, &appointmentTable, since, func(e event) time.Time { return e.CreatedAt })
+}

@@ -445,3 +445,8 @@ func (c call) Operators(tx *Tx) (map[string]any, error) {
 	shown["prompt_variables"] = PromptVariables(business, contact.CustomContext, c.Variables)
 	return shown, nil
 }
+
+// CallsOfKeys returns the calls that keys have started since a time, for each of which CallsPerDay was charged.
+func CallsOfKeys(tx *Tx, since time.Time) ([]Created, error) {
+	return CreatedByKeys(tx, &callTable, since, func(c call) time.Time { return c.CreatedAt })
+}

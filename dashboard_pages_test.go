@@ -414,6 +414,32 @@ func TestKeyPages_Facts(t *testing.T) {
 	}
 }
 
+// TestKeyPages_WhatIf tries limits on the requests of a key: the form has the limits that can be tried, and shows what they
+// would have done.
+func TestKeyPages_WhatIf(t *testing.T) {
+	b := newDashboard(t)
+	id, secret := b.key(`["can_read_agents"]`, `"limits": {"requests_per_minute_limit": 4}`)
+	for range 6 {
+		b.ask("GET", "/api/v1/agents", secret, "")
+	}
+	if err := b.App.history.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	path := "/keys/" + id + "/usage"
+	page := b.tells(path, "What would another limit do?", `name="requests_per_minute_limit" type="number"`, `name="calls_per_day_limit"`, `type="range" hidden min="1" max="8"`)
+	if strings.Contains(page, "concurrent_requests") || strings.Contains(page, "Would have refused") {
+		t.Errorf("got %s", page)
+	}
+	b.tells(path+"?requests_per_minute_limit=5&calls_per_day_limit=", "Would have refused 1 of 6. 2 were refused then. 6 refuses none.")
+	b.tells(path+"?requests_per_minute_limit=6&calls_per_day_limit=2", "Would have refused 0 of 6.", "It was not used in this time.")
+	for _, bad := range []string{"0", "x", "1.5", "-1", "1000000001"} {
+		w := b.get(path + "?requests_per_minute_limit=" + bad)
+		if text := w.Body.String(); w.Code != 400 || !strings.Contains(text, " must be a whole number") || !strings.Contains(text, `value="`+bad+`"`) {
+			t.Errorf("%s: got %d %s", bad, w.Code, text)
+		}
+	}
+}
+
 // TestKeyPages_Duplicate opens the form of a new key with the values of another.
 func TestKeyPages_Duplicate(t *testing.T) {
 	b := newDashboard(t)

@@ -426,6 +426,7 @@ type Outcome struct {
 	Began  time.Time         // start of the request by the wall clock
 	Took   time.Duration     // time until the answer was written
 	Limits []LimitStatus     // status of each limit that applies
+	Asked  Asked             // of the limit per minute; Units is 0 if the request did not get as far
 }
 
 // RefusedBy returns the check that failed, as operators are shown it: a handler charges daily limits

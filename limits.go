@@ -2,7 +2,8 @@
 // first, then limits_window.go (the arithmetic, without a clock), limits_counter.go (one window in
 // memory with its stored reserve) and limits_charge.go (charges of several limits that are made
 // together or not at all). limits_concurrent.go limits how many requests are in flight.
-// limits_shared.go lets the nodes of a cluster count together. limits_throttle.go limits failed attempts by network. Nothing here depends on HTTP or on keys.
+// limits_shared.go lets the nodes of a cluster count together. limits_throttle.go limits failed attempts by network.
+// limits_whatif.go finds what a limit would have done in the past. Nothing here depends on HTTP or on keys.
 
 package main
 

@@ -200,6 +200,7 @@ type exchange struct {
 	busy    bool           // HeavyTurns has refused the request, and not a limit of the key
 	forward bool           // the handler sends the request to an upstream
 	streams *Server        // where BeginStream takes places; nil: the exchange cannot become a stream, or is one
+	asked   Asked          // see Outcome.Asked
 	failed  error          // the error of the checks or the handler, for end; here to save an allocation
 }
 
@@ -326,7 +327,7 @@ func (s *Server) publish(x *exchange, took time.Duration) {
 	}
 	x.outcome = Outcome{
 		ID: x.ID, Method: x.Method, Route: x.Route, Status: x.status, Key: x.Key, Found: x.found, Actor: x.Actor(), Client: x.Client, Params: x.Params,
-		Began: x.began, Took: took, Limits: x.Request.Limits,
+		Began: x.began, Took: took, Limits: x.Request.Limits, Asked: x.asked,
 	}
 	if x.found != nil {
 		x.outcome.Tally, x.outcome.Holder = &x.holder.Tally, x.holder
@@ -711,6 +712,7 @@ func (s *Server) charge(x *exchange, row Route) error {
 	x.step = StepLimit
 	limits, err := s.spend(x, row)
 	x.Request.Limits = limits
+	x.asked = AskedOf(x.Steady, 1, err)
 	if err == nil && row.Spends != "" {
 		err = s.addStatus(x, row.Spends)
 	}

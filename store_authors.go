@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"slices"
 	"strconv"
+	"time"
 )
 
 // Authors are the ids of the keys that created a record and that last changed it. Each is "" if no key
@@ -120,4 +121,41 @@ func (b OwnedBucket) sign(tx *Tx, owner uint64, created bool) error {
 		return err
 	}
 	return tx.Put(b.authorsBucket(), IDKey(owner), value)
+}
+
+// Created is a record that a key has created.
+type Created struct {
+	Key   string
+	Owner uint64
+	At    time.Time
+}
+
+// CreatedByKeys returns the records of a table that keys have created since a time, the oldest first. T must
+// embed Authors, and the records must have been created in the order of their keys.
+func CreatedByKeys[T any](tx *Tx, table *Table[T], since time.Time, at func(T) time.Time) (list []Created, err error) {
+	const (
+		slack        = time.Hour // by which the wall clock may have been set back
+		decodedBytes = 1 << 10   // about the size of a record
+	)
+	ids := map[string]string{}
+	for v, err := range table.All(tx, Backward) {
+		if err != nil {
+			return nil, err
+		}
+		made := at(v)
+		if made.Before(since.Add(-slack)) {
+			break
+		}
+		tx.Yield(decodedBytes)
+		by := any(&v).(interface{ authors() *Authors }).authors().CreatedBy
+		if by == "" || made.Before(since) {
+			continue
+		}
+		if ids[by] == "" {
+			ids[by] = by // one text for all records of a key
+		}
+		list = append(list, Created{ids[by], table.Owner(v), made})
+	}
+	slices.Reverse(list)
+	return list, nil
 }

@@ -25,6 +25,7 @@ type keyNumber struct {
 	Least       int // 0 or 1
 	Value       string
 	Fault       string // error about the limit; "" if there is none
+	Recorded    bool   // it can be tried on past requests
 }
 
 // keyPreset is a button that ticks some permissions. Permissions holds their names, separated by
@@ -123,7 +124,7 @@ func keyNumbers(list any, value func(name string) string) (numbers []keyNumber) 
 		if row["kind"] == kindConcurrent {
 			least = 0 // no limit
 		}
-		numbers = append(numbers, keyNumber{Name: name, Label: limitLabel(name), Default: int(standard), Least: least, Value: value(name)})
+		numbers = append(numbers, keyNumber{Name: name, Label: limitLabel(name), Default: int(standard), Least: least, Value: value(name), Recorded: row["recorded"] == true})
 	}
 	return numbers
 }

@@ -103,8 +103,9 @@ type formData struct {
 	Refused   []any // the last refused requests, newest first
 	More      int   // number of older refused requests that the server keeps
 	Days      []activityDay
-	Pages     listPage // of Entries
-	Acts      *keyActs // what the key did; nil: it is not shown
+	Pages     listPage     // of Entries
+	Trials    *shownTrials // numbers to try; nil: not shown
+	Acts      *keyActs     // what the key did; nil: it is not shown
 	Explained map[string]any
 	Asked     url.Values // the request that Explained is about
 	From      string     // fromList, or ""
@@ -335,7 +336,11 @@ func (k *keyPages) showTab(v *pageRequest, tab string, fault *Fault, form url.Va
 	f.Facts, f.LimitList = k.facts(v, &f, field, strings.TrimPrefix(page.Fault, "Not saved. "), form)
 	switch tab {
 	case "/usage":
-		if e := k.showUsage(v, &f); e != nil {
+		e := k.showTrials(v, &f)
+		if bad := k.showUsage(v, &f); bad != nil {
+			e = bad
+		}
+		if e != nil {
 			status, page.Fault = e.Status, e.Message
 		}
 	case "/requests":

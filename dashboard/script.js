@@ -389,3 +389,12 @@ for (const part of document.querySelectorAll("[data-passkey]")) {
   }
 }
 for (const said of document.querySelectorAll("[data-elsewhere]")) said.hidden = location.origin === said.dataset.elsewhere;
+
+// A slider sets the number before it. Without this script there is only the number.
+for (const slider of document.querySelectorAll("input[type=range]")) {
+  const field = slider.previousElementSibling;
+  slider.hidden = false;
+  slider.value = field.value || slider.max / 2;
+  slider.addEventListener("input", () => { field.value = slider.value; });
+  field.addEventListener("input", () => { slider.value = field.value; });
+}
