@@ -74,22 +74,32 @@ func (a *admin) create(w http.ResponseWriter, r *Request) error {
 		if err := CheckRequest(tx, name, r.Earliest); err != nil {
 			return err
 		}
-		key = &Key{StoredKey: StoredKey{ID: NewKeyID(r.Now), CreatedAt: r.Now}}
-		if err := a.form.Fill(keyInput{tx: tx, request: r, body: body, key: key, create: true}); err != nil {
+		key = newKey(r)
+		if secret, err = a.issue(tx, r, key, body); err != nil {
 			return err
 		}
-		if secret, err = a.keyring.Create(tx, key); err != nil {
-			return err
-		}
-		if err := NoteRequest(tx, name, key.ID, r.Latest); err != nil {
-			return err
-		}
-		return Publish(tx, KeyWebhookEvent(KeyCreated, key, r.Now))
+		return NoteRequest(tx, name, key.ID, r.Latest)
 	})
 	if err != nil {
 		return err
 	}
 	return a.reveal(w, r, http.StatusCreated, issuedKey{key, secret})
+}
+
+// newKey returns a key that a request creates, without its fields.
+func newKey(r *Request) *Key {
+	return &Key{StoredKey: StoredKey{ID: NewKeyID(r.Now), CreatedAt: r.Now}}
+}
+
+// issue stores a new key with the fields of body, and returns its secret.
+func (a *admin) issue(tx *Tx, r *Request, key *Key, body *Body) (secret string, err error) {
+	if err := a.form.Fill(keyInput{tx: tx, request: r, body: body, key: key, create: true}); err != nil {
+		return "", err
+	}
+	if secret, err = a.keyring.Create(tx, key); err != nil {
+		return "", err
+	}
+	return secret, Publish(tx, KeyWebhookEvent(KeyCreated, key, r.Now))
 }
 
 // issuedKey is a key with its new secret. Latchkey does not store the secret.
@@ -450,7 +460,7 @@ func (a *admin) self(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	for _, name := range []string{"metadata", "last_used_ip", "last_used_at", "last_used_by", "secrets", "carriers", "query_last_at", "query_last_ip"} {
+	for _, name := range []string{"ref", "metadata", "last_used_ip", "last_used_at", "last_used_by", "secrets", "carriers", "query_last_at", "query_last_ip"} {
 		delete(shown, name)
 	}
 	shown["secret_ends_at"] = Seconds(r.Key.SecretEnds())

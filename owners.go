@@ -115,7 +115,7 @@ type owners struct {
 // deletes an owner, because the owner's records would then belong to nobody.
 func NewOwners(store *Store, keyring *Keyring, limiter *Limiter) *owners {
 	c := &owners{store: store, keyring: keyring, limiter: limiter}
-	c.catalog = AdminRecords[owner]{Store: store, Name: "owners", Table: ownerTable, Save: c.save, Show: c.show, Filters: []string{"search", "storage"}, Words: map[string][]string{"storage": {"low"}}, AnyOf: fullOwners, Keep: true}
+	c.catalog = AdminRecords[owner]{Store: store, Name: "owners", Table: ownerTable, Save: c.Save, Show: c.show, Filters: []string{"search", "storage"}, Words: map[string][]string{"storage": {"low"}}, AnyOf: fullOwners, Keep: true}
 	return c
 }
 
@@ -175,7 +175,8 @@ func (c *owners) usage(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, map[string]any{"id": id, "usage": usage})
 }
 
-func (c *owners) save(tx *Tx, r *Request, old *owner, b *Body) (owner, error) {
+// Save stores an owner with the fields of a body and returns it. old is nil for a new owner.
+func (c *owners) Save(tx *Tx, r *Request, old *owner, b *Body) (owner, error) {
 	var o owner
 	name := ""
 	b.String("name", NameLength, &name)

@@ -104,30 +104,14 @@ func (h *webhookAdmin) create(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	secret := secretPrefix + keytext.RandomHex(32)
+	var secret string
 	var shown map[string]any
 	err = r.Update(h.store, func(tx *Tx) error {
-		hook := webhook{Active: true, CreatedAt: r.Now, UpdatedAt: r.Now}
-		if hook.Owner, err = h.owner(tx, r, body); err != nil {
+		hook, made, err := h.Create(tx, r, body)
+		if err != nil {
 			return err
 		}
-		if err := h.fill(r, &hook, body, allFields); err != nil {
-			return err
-		}
-		if list, err := webhooks(tx, hook.Owner); err != nil {
-			return err
-		} else if most := tx.Bounds.Webhooks; most > 0 && len(list) >= most {
-			return ErrValidation.With("The owner already has %s webhooks; the maximum is %s (webhooks). Delete one first.", Figure(len(list)), Figure(most))
-		}
-		if hook.ID, err = newWebhookID(tx); err != nil {
-			return err
-		}
-		if hook.Secret, err = h.peppers.Encrypt(secretPurpose, hook.Bound(), secret); err != nil {
-			return err
-		}
-		if err := saveWebhook(tx, hook); err != nil {
-			return err
-		}
+		secret = made
 		shown, err = showWebhook(tx, r, hook)
 		return err
 	})
@@ -136,6 +120,52 @@ func (h *webhookAdmin) create(w http.ResponseWriter, r *Request) error {
 	}
 	shown["secret"], shown["message"] = secret, "Created. Store the secret now: it is shown only here."
 	return WriteJSON(w, http.StatusCreated, shown)
+}
+
+// Create stores a new webhook with the fields of body and returns it with its secret.
+func (h *webhookAdmin) Create(tx *Tx, r *Request, body *Body) (hook webhook, secret string, err error) {
+	if hook, err = h.New(tx, r, body); err != nil {
+		return hook, "", err
+	}
+	if list, err := WebhooksOfOwner(tx, hook.Owner); err != nil {
+		return hook, "", err
+	} else if most := tx.Bounds.Webhooks; most > 0 && len(list) >= most {
+		return hook, "", ErrValidation.With("The owner already has %s webhooks; the maximum is %s (webhooks). Delete one first.", Figure(len(list)), Figure(most))
+	}
+	if hook.ID, err = newWebhookID(tx); err != nil {
+		return hook, "", err
+	}
+	secret = secretPrefix + keytext.RandomHex(32)
+	if hook.Secret, err = h.peppers.Encrypt(secretPurpose, hook.Bound(), secret); err != nil {
+		return hook, "", err
+	}
+	return hook, secret, saveWebhook(tx, hook)
+}
+
+// New returns a webhook with the fields of body, which it checks. It stores nothing but an owner that does not exist yet.
+func (h *webhookAdmin) New(tx *Tx, r *Request, body *Body) (hook webhook, err error) {
+	hook = webhook{Active: true, CreatedAt: r.Now, UpdatedAt: r.Now}
+	if hook.Owner, err = h.owner(tx, r, body); err != nil {
+		return hook, err
+	}
+	return hook, h.fill(r, &hook, body, allFields)
+}
+
+// Change stores the webhook with this id with the fields that body has, and returns it.
+func (h *webhookAdmin) Change(tx *Tx, r *Request, id uint64, body *Body) (webhook, error) {
+	hook, err := findWebhook(tx, id)
+	if err != nil {
+		return hook, err
+	}
+	return h.change(tx, r, hook, body, someFields)
+}
+
+func (h *webhookAdmin) change(tx *Tx, r *Request, hook webhook, body *Body, needed neededFields) (webhook, error) {
+	if err := h.fill(r, &hook, body, needed); err != nil {
+		return hook, err
+	}
+	hook.UpdatedAt = r.Now
+	return hook, saveWebhook(tx, hook)
 }
 
 // owner returns the id of the owner of a new webhook. If the caller uses a key, that is the key's
@@ -249,11 +279,7 @@ func (h *webhookAdmin) update(w http.ResponseWriter, r *Request) error {
 		if r.Method == http.MethodPut {
 			needed = allFields
 		}
-		if err := h.fill(r, &hook, body, needed); err != nil {
-			return nil, err
-		}
-		hook.UpdatedAt = r.Now
-		if err := saveWebhook(tx, hook); err != nil {
+		if hook, err = h.change(tx, r, hook, body, needed); err != nil {
 			return nil, err
 		}
 		return showWebhook(tx, r, hook)
@@ -279,8 +305,31 @@ func (h *webhookAdmin) remove(w http.ResponseWriter, r *Request) error {
 		if err != nil {
 			return nil, err
 		}
-		return map[string]any{"message": "Deleted."}, removeWebhook(tx, hook.ID)
+		return map[string]any{"message": "Deleted."}, RemoveWebhook(tx, hook.ID)
 	})
+}
+
+// Fields returns the fields of a body that creates the webhook, without those that have their default.
+func (w webhook) Fields(tx *Tx) map[string]any {
+	fields := map[string]any{"name": w.Name, "url": w.URL, "subscribed_events": slices.Sorted(slices.Values(w.Events))}
+	if w.Owner != 0 {
+		fields["owner"] = OwnerName(tx, w.Owner)
+	}
+	if !w.Active {
+		fields["is_active"] = false
+	}
+	return fields
+}
+
+// AllWebhooks returns the webhooks of all owners and of the operator, oldest first.
+func AllWebhooks(tx *Tx) (list []webhook, err error) {
+	for w, err := range webhookTable.All(tx, Forward) {
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, w)
+	}
+	return list, nil
 }
 
 // WebhooksOf returns the webhooks that a key created, as the operator is shown them with the key.
@@ -297,7 +346,7 @@ func WebhooksOf(tx *Tx, keyID string) ([]map[string]any, error) {
 func EndWebhooksOf(tx *Tx, keyID string) ([]map[string]any, error) {
 	rows, err := WebhooksOf(tx, keyID)
 	for _, row := range rows {
-		err = errors.Join(err, removeWebhook(tx, row["id"].(uint64)))
+		err = errors.Join(err, RemoveWebhook(tx, row["id"].(uint64)))
 	}
 	return rows, err
 }
@@ -363,7 +412,7 @@ func showAttempt(a Attempt) map[string]any {
 func (h *webhookAdmin) list(w http.ResponseWriter, r *Request) error {
 	rows := []any{}
 	err := h.store.View(func(tx *Tx) error {
-		list, err := webhooks(tx, r.Key.Owner)
+		list, err := WebhooksOfOwner(tx, r.Key.Owner)
 		for _, hook := range list {
 			shown, err := showWebhook(tx, r, hook)
 			if err != nil {
