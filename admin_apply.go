@@ -217,7 +217,7 @@ func (run *applyRun) kind(kind *applyKind, entries []*Body) error {
 		}
 		found, err := kind.find(run.tx, run.request, body)
 		if err != nil {
-			if err := run.fault(applyFault{Kind: kind.name, Row: i + 1, Field: kind.mark}, err); err != nil {
+			if err := run.explain(kind, i+1, body, err, nil); err != nil {
 				return err
 			}
 			continue

@@ -450,7 +450,10 @@ func (a *applier) tokenKind() *applyKind {
 		all: func(tx *Tx, r *Request, skip func(any) bool) ([]*applied, error) {
 			return active(tx, r, func(t Token) bool { return !skip(t.ID) })
 		},
-		check: func(_ *Tx, r *Request, body *Body) error { return new(Token).Fill(body, r.Latest) },
+		check: func(_ *Tx, r *Request, body *Body) error {
+			_, err := NewToken(r, body)
+			return err
+		},
 		create: func(tx *Tx, r *Request, body *Body) (*applied, string, error) {
 			token, secret, err := a.tokens.Create(tx, r, body)
 			return show(token), secret, err

@@ -267,8 +267,7 @@ func (t *Tokens) create(w http.ResponseWriter, r *Request) error {
 
 // Create stores a new token with the fields of body and returns it with its secret, which is not stored.
 func (t *Tokens) Create(tx *Tx, r *Request, body *Body) (token Token, secret string, err error) {
-	token = Token{CreatedAt: r.Now, MadeBy: r.Caller.Name, ExpiresAt: r.Latest.Add(tokenLife).Truncate(time.Second)}
-	if err := token.Fill(body, r.Latest); err != nil {
+	if token, err = NewToken(r, body); err != nil {
 		return token, "", err
 	}
 	secret = t.newSecret(&token, r.Caller)
@@ -276,6 +275,12 @@ func (t *Tokens) Create(tx *Tx, r *Request, body *Body) (token Token, secret str
 		return token, "", err
 	}
 	return token, secret, TokenTable.Put(tx, token)
+}
+
+// NewToken returns a token without a secret with the fields of body, which it checks.
+func NewToken(r *Request, body *Body) (Token, error) {
+	token := Token{CreatedAt: r.Now, MadeBy: r.Caller.Name, ExpiresAt: r.Latest.Add(tokenLife).Truncate(time.Second)}
+	return token, token.Fill(body, r.Latest)
 }
 
 // reveal answers with a token and its new secret.

@@ -113,9 +113,11 @@ func (s *session) printPlan(p appliedPlan) error {
 		fields, _ := step["fields"].([]any)
 		for _, v := range fields {
 			field, _ := v.(map[string]any)
-			if action == "create" {
+			switch {
+			case action == "create" && (field["field"] == "ref" || field["field"] == "name"): // in the line above
+			case action == "create":
 				fmt.Fprintf(&b, "    %s: %s\n", cell(field["field"]), cell(field["after"]))
-			} else {
+			default:
 				fmt.Fprintf(&b, "    %s: %s -> %s\n", cell(field["field"]), planCell(field["before"]), planCell(field["after"]))
 			}
 		}
