@@ -3,7 +3,6 @@ package main
 import (
 	"encoding/json"
 	"fmt"
-	"net/http"
 	"net/http/httptest"
 	"reflect"
 	"slices"
@@ -45,7 +44,7 @@ func (a *testApp) wantPlan(body, want string) (answer map[string]any) {
 		a.t.Error("a dry run shows secrets")
 	}
 	if a.contents() != before {
-		a.t.Errorf("a dry run has changed the store: %s", a.contents()[:0])
+		a.t.Error("a dry run has changed the store")
 	}
 	made, answer := a.applied(strings.Replace(body, "{", fmt.Sprintf(`{"fingerprint": %q, `, dry["fingerprint"]), 1))
 	if made != planned {
@@ -59,7 +58,7 @@ func (a *testApp) contents() string {
 	a.t.Helper()
 	var b strings.Builder
 	err := a.Store.View(func(tx *Tx) error {
-		for _, bucket := range []string{"keys", "key_hashes", "owners", "owner_limits", "webhooks", "admin_tokens", "audit"} {
+		for _, bucket := range []string{"keys", "key_hashes", "owners", "owner_limits", "webhooks", "admin_tokens"} {
 			for key, value := range tx.Range(bucket, nil) {
 				fmt.Fprintf(&b, "%s %x %x\n", bucket, key, value)
 			}
@@ -68,6 +67,11 @@ func (a *testApp) contents() string {
 	})
 	if err != nil {
 		a.t.Fatal(err)
+	}
+	for _, e := range auditEntries(a.t, a.Store) {
+		if e.Result == auditDone {
+			fmt.Fprintln(&b, e)
+		}
 	}
 	return b.String()
 }
@@ -375,14 +379,12 @@ func TestApply_Rights(t *testing.T) {
 		{"keys", `{"dry_run": true, ` + key + "," + other + "}", 403}, {"all", `{"dry_run": true, ` + key + "," + other + "," + token + "}", 200},
 		{"all", `{"tokens": [{"name": "new"}]}`, 403}, {"all", `{"dry_run": true, "tokens": [{"name": "new"}]}`, 403},
 	} {
-		before := a.contents()
-		got := ask(tt.scope, tt.body)
-		if got.Code != tt.want {
+		if got := ask(tt.scope, tt.body); got.Code != tt.want {
 			t.Errorf("%s %s: got %d %s, want %d", tt.scope, tt.body, got.Code, got.Body, tt.want)
 		}
-		if after := a.contents(); tt.want == http.StatusForbidden && strings.Contains(after, "keys ") && before == after {
-			t.Logf("%s left nothing", tt.body)
-		}
+	}
+	if keys := a.operate(200, "GET", "/admin/v1/keys", ""); keys["count"] != 0.0 {
+		t.Errorf("there are %v keys, want none", keys["count"])
 	}
 	if got := ask("all", `{"prune": true, "tokens": []}`); got.Code != 409 || !strings.Contains(got.Body.String(), "which sends this request") {
 		t.Errorf("a token that would revoke itself: got %d %s, want 409", got.Code, got.Body)
@@ -419,7 +421,7 @@ func TestApply_Events(t *testing.T) {
 	if hook["waiting"] != 4.0 {
 		t.Errorf("got %v events, want 4", hook["waiting"])
 	}
-	if a.newestSentence() != "The control socket applied a file" {
-		t.Errorf("got %q", a.newestSentence())
+	if got := a.newestSentence(); !strings.HasPrefix(got, "The control socket applied a file") {
+		t.Errorf("got %q", got)
 	}
 }
