@@ -1,9 +1,9 @@
 // The admin family implements the admin endpoint, which is the HTTP API for operators.
 // admin.go lists, creates and changes keys. The other files, in reading order, are
 // admin_keyshow.go, admin_keyform.go, admin_keylist.go, admin_import.go, admin_verify.go and admin_explain.go for keys,
-// admin_login.go, admin_operators.go and admin_accounts.go for operators, then admin_audit.go,
-// admin_usage.go, admin_history.go, admin_metrics.go, admin_status.go and
-// admin_backup.go. The dashboard and the commands are clients of this endpoint. Only
+// admin_apply.go, admin_applyplan.go and admin_applykinds.go for files of keys and more, admin_login.go,
+// admin_operators.go and admin_accounts.go for operators, then admin_audit.go, admin_usage.go,
+// admin_history.go, admin_metrics.go, admin_status.go and admin_backup.go. The dashboard and the commands are clients of this endpoint. Only
 // admin_accounts.go uses the package of a client: it implements dashboard.Accounts.
 
 package main

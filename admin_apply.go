@@ -19,16 +19,16 @@ import (
 type applier struct {
 	store  *Store
 	keys   *admin
-	owners *owners
-	hooks  *webhookAdmin
+	owners *Owners
+	hooks  *WebhookAdmin
 	tokens *Tokens
 }
 
 // ApplyParts are the parts of the service whose records an applier changes.
 type ApplyParts struct {
 	Keys   *admin
-	Owners *owners
-	Hooks  *webhookAdmin
+	Owners *Owners
+	Hooks  *WebhookAdmin
 	Tokens *Tokens
 }
 
@@ -130,7 +130,7 @@ func (a *applier) apply(w http.ResponseWriter, r *Request) error {
 		return err
 	}
 	var run *applyRun
-	print := ""
+	digest := ""
 	err = r.Update(a.store, func(tx *Tx) (err error) {
 		run = &applyRun{tx: tx, request: r, prune: prune, steps: []applyStep{}, secrets: []applySecret{}}
 		for _, kind := range a.kinds() {
@@ -140,15 +140,15 @@ func (a *applier) apply(w http.ResponseWriter, r *Request) error {
 				}
 			}
 		}
-		if print, err = run.fingerprint(); err != nil {
+		if digest, err = run.fingerprint(); err != nil {
 			return err
 		}
 		switch err := run.refused(); {
 		case err != nil:
 			return err
 		case dry:
-			return errors.Join(tx.Fits(), errUndo)
-		case fingerprint != "" && fingerprint != print:
+			return errors.Join(tx.Fits(), ErrUndo)
+		case fingerprint != "" && fingerprint != digest:
 			return ErrConflict.With("What is stored has changed since the plan was made, so that other changes would be made now. Nothing was changed. Make a new plan with dry_run.")
 		}
 		return nil
@@ -156,10 +156,10 @@ func (a *applier) apply(w http.ResponseWriter, r *Request) error {
 	if large, ok := errors.AsType[*Oversized](err); ok {
 		return large.Refusal.With("The changes are more than a cluster takes at once; about %d %% of them would fit. Nothing was changed. Apply the file in parts, without prune.", int(100*large.Share))
 	}
-	if err != nil && !errors.Is(err, errUndo) {
+	if err != nil && !errors.Is(err, ErrUndo) {
 		return err
 	}
-	answer := map[string]any{"dry_run": dry, "count": len(run.steps), "plan": run.steps, "fingerprint": print, "secrets": run.secrets, "message": "Applied."}
+	answer := map[string]any{"dry_run": dry, "count": len(run.steps), "plan": run.steps, "fingerprint": digest, "secrets": run.secrets, "message": "Applied."}
 	switch {
 	case len(run.steps) == 0:
 		answer["message"] = "Nothing to change."
@@ -298,7 +298,7 @@ func (run *applyRun) create(kind *applyKind, row int, body *Body, seen map[any]i
 	seen[made.id] = row
 	shown := maps.Clone(made.fields)
 	maps.DeleteFunc(shown, func(name string, _ any) bool { return !body.Has(name) }) // such as the usual end, which depends on the time
-	diffs, err := diffs(nil, shown)
+	diffs, err := differences(nil, shown)
 	if err != nil {
 		return err
 	}
@@ -319,7 +319,7 @@ func (run *applyRun) change(kind *applyKind, row int, body *Body, was *applied) 
 	if err != nil {
 		return run.explain(kind, row, patch, err, was)
 	}
-	diffs, err := diffs(was.fields, after.fields)
+	diffs, err := differences(was.fields, after.fields)
 	if err != nil || len(diffs) == 0 {
 		return err
 	}

@@ -256,7 +256,7 @@ func endless(body *Body) *Body {
 func (a *applier) ownerKind() *applyKind {
 	kind := &applyKind{
 		name: "owner", member: "owners", mark: "name",
-		fields:    []applyField{{name: "name", shared: true}, {name: "balance"}, {name: "rate"}, {name: "limits", merged: true}, {name: "storage_bytes"}},
+		fields:    []applyField{{name: "name", sample: `"sample"`, shared: true}, {name: "balance"}, {name: "rate"}, {name: "limits", merged: true}, {name: "storage_bytes"}},
 		endpoints: map[string]string{applyCreate: "POST /admin/v1/owners", applyChange: "PATCH /admin/v1/owners/:id"},
 	}
 	kind.find = func(tx *Tx, _ *Request, entry *Body) ([]*applied, error) {

@@ -118,8 +118,8 @@ func plainValue(field string, v any) any {
 	return v
 }
 
-// diffs returns the fields in which two states of a record differ, in alphabetical order.
-func diffs(before, after map[string]any) ([]applyDiff, error) {
+// differences returns the fields in which two states of a record differ, in alphabetical order.
+func differences(before, after map[string]any) ([]applyDiff, error) {
 	was, err1 := flat(before)
 	now, err2 := flat(after)
 	list := []applyDiff{}
