@@ -2,7 +2,6 @@ package cli
 
 import (
 	"bytes"
-	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,6 +12,8 @@ import (
 	"time"
 
 	"github.com/BurntSushi/toml"
+
+	"latchkey/internal/sorted"
 )
 
 // recordKinds returns the tables of a file of records, and their members in a request, in the order of an export.
@@ -257,7 +258,7 @@ func (f *recordFile) refused(name string, err error) error {
 	if len(faults) == 0 {
 		return nil
 	}
-	slices.SortStableFunc(faults, func(a, b fileFault) int { return cmp.Compare(a.line, b.line) })
+	sorted.StableFunc(faults, func(a, b fileFault) int { return a.line - b.line })
 	var b strings.Builder
 	if len(faults) == 1 {
 		b.WriteString("nothing was changed, because of a mistake in the file:")
@@ -291,12 +292,9 @@ func recordFileText(answer map[string]any) string {
 // writeTable writes an object as an element of an array of tables. Its ref and its name come first.
 func writeTable(b *strings.Builder, name string, fields map[string]any) {
 	fmt.Fprintf(b, "[[%s]]\n", name)
-	names := slices.Sorted(maps.Keys(fields))
-	slices.SortStableFunc(names, func(a, c string) int {
-		rank := func(name string) int { return slices.Index([]string{"name", "ref", "kind"}, name) }
-		return cmp.Compare(rank(c), rank(a))
-	})
-	for _, name := range names {
+	first := []string{"kind", "ref", "name"}
+	rest := slices.DeleteFunc(slices.Sorted(maps.Keys(fields)), func(name string) bool { return slices.Contains(first, name) })
+	for _, name := range append(first, rest...) {
 		if fields[name] != nil {
 			fmt.Fprintf(b, "%s = %s\n", tomlKey(name), tomlValue(fields[name]))
 		}
