@@ -1,9 +1,10 @@
 // The admin family implements the admin endpoint, which is the HTTP API for operators.
 // admin.go lists, creates and changes keys. The other files, in reading order, are
 // admin_keyshow.go, admin_keyform.go, admin_keylist.go, admin_import.go, admin_verify.go and admin_explain.go for keys,
-// admin_login.go, admin_operators.go and admin_accounts.go for operators, then admin_audit.go,
-// admin_usage.go, admin_history.go, admin_minutes.go, admin_whatif.go, admin_metrics.go, admin_status.go and
-// admin_backup.go. The dashboard and the commands are clients of this endpoint. Only
+// admin_apply.go, admin_applyplan.go and admin_applykinds.go for files of keys and more, admin_login.go,
+// admin_operators.go and admin_accounts.go for operators, then admin_audit.go, admin_usage.go,
+// admin_history.go, admin_minutes.go, admin_whatif.go, admin_metrics.go, admin_status.go and admin_backup.go. The dashboard
+// and the commands are clients of this endpoint. Only
 // admin_accounts.go uses the package of a client: it implements dashboard.Accounts.
 
 package main
@@ -74,22 +75,32 @@ func (a *admin) create(w http.ResponseWriter, r *Request) error {
 		if err := CheckRequest(tx, name, r.Earliest); err != nil {
 			return err
 		}
-		key = &Key{StoredKey: StoredKey{ID: NewKeyID(r.Now), CreatedAt: r.Now}}
-		if err := a.form.Fill(keyInput{tx: tx, request: r, body: body, key: key, create: true}); err != nil {
+		key = newKey(r)
+		if secret, err = a.issue(tx, r, key, body); err != nil {
 			return err
 		}
-		if secret, err = a.keyring.Create(tx, key); err != nil {
-			return err
-		}
-		if err := NoteRequest(tx, name, key.ID, r.Latest); err != nil {
-			return err
-		}
-		return Publish(tx, KeyWebhookEvent(KeyCreated, key, r.Now))
+		return NoteRequest(tx, name, key.ID, r.Latest)
 	})
 	if err != nil {
 		return err
 	}
 	return a.reveal(w, r, http.StatusCreated, issuedKey{key, secret})
+}
+
+// newKey returns a key that a request creates, without its fields.
+func newKey(r *Request) *Key {
+	return &Key{StoredKey: StoredKey{ID: NewKeyID(r.Now), CreatedAt: r.Now}}
+}
+
+// issue stores a new key with the fields of body, and returns its secret.
+func (a *admin) issue(tx *Tx, r *Request, key *Key, body *Body) (secret string, err error) {
+	if err := a.form.Fill(keyInput{tx: tx, request: r, body: body, key: key, create: true}); err != nil {
+		return "", err
+	}
+	if secret, err = a.keyring.Create(tx, key); err != nil {
+		return "", err
+	}
+	return secret, Publish(tx, KeyWebhookEvent(KeyCreated, key, r.Now))
 }
 
 // issuedKey is a key with its new secret. Latchkey does not store the secret.
@@ -450,7 +461,7 @@ func (a *admin) self(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	for _, name := range []string{"metadata", "last_used_ip", "last_used_at", "last_used_by", "secrets", "carriers", "query_last_at", "query_last_ip"} {
+	for _, name := range []string{"ref", "metadata", "last_used_ip", "last_used_at", "last_used_by", "secrets", "carriers", "query_last_at", "query_last_ip"} {
 		delete(shown, name)
 	}
 	shown["secret_ends_at"] = Seconds(r.Key.SecretEnds())

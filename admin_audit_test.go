@@ -281,6 +281,10 @@ func (w *auditWalk) note(v map[string]any) {
 		_, token, _ := strings.Cut(path, "=")
 		w.secrets = append(w.secrets, token)
 	}
+	list, _ := v["secrets"].([]any)
+	for _, one := range list {
+		w.note(one.(map[string]any))
+	}
 	if lease, ok := v["lease"].(map[string]any); ok {
 		w.note(lease)
 	}
@@ -343,6 +347,9 @@ func (w *auditWalk) changes() map[string]func() (path, body string) {
 			return v1 + "keys/import", `[{"name": "i", "permissions": ["can_read_calls"], "sha256": "` + strings.Repeat("ab", 32) + `"}]`
 		},
 		"POST /admin/v1/tokens": func() (string, string) { return v1 + "tokens", `{"name": "t"}` },
+		"POST /admin/v1/apply": func() (string, string) {
+			return v1 + "apply", `{"keys": [{"ref": "r", "name": "k", "permissions": ["can_read_calls"]}]}`
+		},
 		"POST /admin/v1/tokens/:id/revoke": func() (string, string) {
 			return v1 + "tokens/" + w.made(v1+"tokens", `{"name": "t"}`, "id") + "/revoke", ""
 		},

@@ -251,7 +251,7 @@ func (row *importRow) preview() map[string]any {
 
 // keyColumns lists the CSV columns whose cells are copied unchanged into the field with the
 // same name.
-var keyColumns = []string{"name", "sha256", "hint", "owner", "environment", "expires_at"}
+var keyColumns = []string{"name", "ref", "sha256", "hint", "owner", "environment", "expires_at"}
 
 // importForm returns the columns of an import and how they become the fields of a key. The columns
 // metadata.NAME may have any name.

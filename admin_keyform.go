@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -81,6 +82,9 @@ func (f *keyForm) Fill(in keyInput) error {
 			return err
 		}
 	}
+	if err := f.fillRef(in); err != nil {
+		return err
+	}
 	if err := f.fillExpiry(in); err != nil {
 		return err
 	}
@@ -91,6 +95,37 @@ func (f *keyForm) Fill(in keyInput) error {
 		return err
 	}
 	return f.fillOwner(in)
+}
+
+// fillRef sets the ref of a key; null takes it away. It returns ErrConflict if another key that is not
+// revoked has this ref, or has it as its id, which is the ref of a key without one in an export.
+func (f *keyForm) fillRef(in keyInput) error {
+	key, ref := in.key, in.key.Ref
+	in.body.String("ref", WordLength, &ref)
+	if err := in.body.Err(); err != nil || ref == key.Ref {
+		return err
+	}
+	if ref == "" {
+		key.Ref = ""
+		return nil
+	}
+	if !IsRef(ref) {
+		return ErrValidation.With("ref must have 1 to %d of the characters a-z, A-Z, 0-9, -, _, . and /, such as billing/ci; got %q.", WordLength, ref)
+	}
+	other, err := f.keyring.ByRef(in.tx, ref)
+	if errors.Is(err, ErrNotFound) {
+		if other, err = f.keyring.Get(in.tx, ref); err == nil && !other.RevokedAt.IsZero() {
+			err = ErrNotFound
+		}
+	}
+	switch {
+	case err == nil && other.ID != key.ID:
+		return ErrConflict.With("ref %q names the key %s already. Choose another, or revoke that key first.", ref, other.ID)
+	case err != nil && !errors.Is(err, ErrNotFound):
+		return err
+	}
+	key.Ref = ref
+	return nil
 }
 
 // fillExpiry sets the time at which a key expires. A new key without expires_at in the body

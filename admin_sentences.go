@@ -53,6 +53,7 @@ var auditVerbs = map[string]auditVerb{
 	"POST /admin/v1/keys/:id/explain":           {kindOther, "checked why a request would be refused with", "check why a request would be refused with", false},
 	"POST /admin/v1/keys/lookup":                {kindOther, "looked up a key by its secret", "look up a key by its secret", true},
 	"POST /admin/v1/limits/what-if":             {kindOther, "tried limits on past requests", "try limits on past requests", true},
+	"POST /admin/v1/apply":                      {kindChanged, "applied a file", "apply a file", true},
 	"POST /admin/v1/tokens/:id/rotate":          {kindRotated, "rotated", "rotate", false},
 	"POST /admin/v1/operators/invite":           {kindCreated, "invited", "invite", false},
 	"POST /admin/v1/operators/:id/password":     {kindChanged, "set the password of", "set the password of", false},

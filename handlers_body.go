@@ -122,6 +122,18 @@ func (b *Body) Given(name string) bool {
 // Raw returns the JSON of a member as it was sent, or nil if the member is absent.
 func (b *Body) Raw(name string) json.RawMessage { return b.fields[name] }
 
+// Replaced returns a copy of the body in which a member has another value. A value of nil takes the member away.
+func (b *Body) Replaced(name string, value json.RawMessage) *Body {
+	c := &Body{fields: maps.Clone(b.fields)}
+	if c.fields == nil {
+		c.fields = map[string]json.RawMessage{}
+	}
+	if c.fields[name] = value; value == nil {
+		delete(c.fields, name)
+	}
+	return c
+}
+
 // read decodes the member name into v and reports whether it did so. It returns false if the member
 // is absent or if b.err is already set. If the value does not fit v, it sets b.err to "name must be
 // want.", so want must describe the expected value.

@@ -299,8 +299,8 @@ type ImportBatch struct {
 	count      int // number of rows that have duplicates
 }
 
-// errUndo makes a transaction discard its changes. It is not reported to anybody.
-var errUndo = errors.New("undo")
+// ErrUndo makes a transaction discard its changes. It is not reported to anybody.
+var ErrUndo = errors.New("undo")
 
 // Batch reads the parameters and the rows of an import.
 func (f ImportForm) Batch(r *Request) (*ImportBatch, error) {
@@ -347,11 +347,11 @@ func (b *ImportBatch) Store(r *Request, store *Store, fill func(*Tx) error, refu
 			return err
 		}
 		if b.Dry || refused() != nil {
-			return errUndo
+			return ErrUndo
 		}
 		return nil
 	})
-	if errors.Is(err, errUndo) {
+	if errors.Is(err, ErrUndo) {
 		return nil
 	}
 	if large, ok := errors.AsType[*Oversized](err); ok {

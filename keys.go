@@ -22,6 +22,7 @@ import (
 type StoredKey struct {
 	ID           string            `json:"id"`
 	Name         string            `json:"name"`
+	Ref          string            `json:"ref,omitempty"` // names the key in files, see Keyring.ByRef; "": none
 	Hint         string            `json:"hint"`
 	Permissions  Permission        `json:"permissions"`
 	Limits       map[string]int    `json:"limits,omitempty"` // by limit name; only values that differ from the default
@@ -116,6 +117,12 @@ var KeyTable = Table[*StoredKey]{
 				return nil
 			}
 			return [][]byte{IDKey(k.Owner)}
+		}},
+		{"ref", func(k *StoredKey) [][]byte {
+			if k.Ref == "" || !k.RevokedAt.IsZero() {
+				return nil
+			}
+			return [][]byte{[]byte(k.Ref)}
 		}},
 		{"alias_end", func(k *StoredKey) (ends [][]byte) {
 			for _, a := range k.Aliases {
@@ -452,6 +459,13 @@ func ParseNetworks(list []string) ([]netip.Prefix, error) {
 	}
 	return nets, nil
 }
+
+// IsRef reports whether text can be the ref of a key.
+func IsRef(text string) bool {
+	return text != "" && len(text) <= WordLength && strings.Trim(text, refCharacters) == ""
+}
+
+const refCharacters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./"
 
 // NewKeyID returns a new key id. It begins with the millisecond of now, so later ids sort after
 // earlier ones. In rare cases two ids of the same millisecond are equal.

@@ -206,6 +206,25 @@ func (k *Keyring) Get(tx *Tx, id string) (*Key, error) {
 	return key, k.ready(tx, key)
 }
 
+// ByRef returns the key that a file names with ref: the one with this ref, or else the one with this id
+// that has no ref. The caller may change it. Revoked keys do not count, so their refs can be used again.
+// ByRef returns ErrNotFound if there is no such key.
+func (k *Keyring) ByRef(tx *Tx, ref string) (*Key, error) {
+	stored, err := KeyTable.One(tx, "ref", []byte(ref))
+	if err == nil {
+		key := &Key{StoredKey: *stored}
+		return key, k.ready(tx, key)
+	}
+	if !errors.Is(err, ErrNotFound) {
+		return nil, err
+	}
+	key, err := k.Get(tx, ref)
+	if err == nil && (key.Ref != "" || !key.RevokedAt.IsZero()) {
+		err = ErrNotFound
+	}
+	return key, err
+}
+
 // ready resolves key in place with the current Policy, see Key.Resolve. No other goroutine may use
 // the key.
 func (k *Keyring) ready(tx *Tx, key *Key) error {

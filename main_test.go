@@ -268,6 +268,11 @@ func (w *commandWalk) args() map[string]func() []string {
 		"backup":       func() []string { w.n++; return []string{filepath.Join(w.dir, fmt.Sprint("backup", w.n))} },
 		"compact":      given("--data", newClosedFolder(w.t)),
 		"cluster init": given(), "cluster nodes": given(), "cluster remove": given("b", "--yes"),
+		"apply": func() []string {
+			w.n++
+			return []string{w.file(".toml", fmt.Sprintf("[[owner]]\nname = \"file%d\"\n", w.n))}
+		},
+		"export":      given(),
 		"keys create": given("--name", "new", "--permission", "can_read_calls"),
 		"keys list":   given(), "keys show": key, "keys usage": key, "keys pause": key, "keys revoke": key, "keys rotate": key,
 		"keys update": func() []string { return []string{w.newKey(), "--name", "l"} },

@@ -101,8 +101,8 @@ func SaveOwner(tx *Tx, o owner) error { return ownerTable.Put(tx, o) }
 // Brief returns the id and the name of the owner, for use inside other objects.
 func (o owner) Brief() map[string]any { return map[string]any{"id": o.ID, "name": o.Name} }
 
-// owners serves the admin endpoints for owners.
-type owners struct {
+// Owners serves the admin endpoints for owners.
+type Owners struct {
 	catalog AdminRecords[owner]
 	store   *Store
 	keyring *Keyring
@@ -113,9 +113,9 @@ type owners struct {
 // limits that all keys of an owner share. keyring stores and applies these
 // limits, and limiter counts what is used of them. There is no endpoint that
 // deletes an owner, because the owner's records would then belong to nobody.
-func NewOwners(store *Store, keyring *Keyring, limiter *Limiter) *owners {
-	c := &owners{store: store, keyring: keyring, limiter: limiter}
-	c.catalog = AdminRecords[owner]{Store: store, Name: "owners", Table: ownerTable, Save: c.save, Show: c.show, Filters: []string{"search", "storage"}, Words: map[string][]string{"storage": {"low"}}, AnyOf: fullOwners, Keep: true}
+func NewOwners(store *Store, keyring *Keyring, limiter *Limiter) *Owners {
+	c := &Owners{store: store, keyring: keyring, limiter: limiter}
+	c.catalog = AdminRecords[owner]{Store: store, Name: "owners", Table: ownerTable, Save: c.Save, Show: c.show, Filters: []string{"search", "storage"}, Words: map[string][]string{"storage": {"low"}}, AnyOf: fullOwners, Keep: true}
 	return c
 }
 
@@ -140,13 +140,13 @@ func fullOwners(tx *Tx, _ string) (list []Filter, err error) {
 func OwnerTables() []Checked { return append(StorageTables(), &ownerTable, &OwnerLimitTable) }
 
 // AdminRoutes returns the admin endpoints for owners.
-func (c *owners) AdminRoutes() []Route {
+func (c *Owners) AdminRoutes() []Route {
 	return append(c.catalog.Routes(), Route{Method: "GET", Path: "/admin/v1/owners/:id/usage", Handle: c.usage})
 }
 
 // usage answers with what is used of the limits that all keys of an owner share. A limit that is off
 // is not in the answer.
-func (c *owners) usage(w http.ResponseWriter, r *Request) error {
+func (c *Owners) usage(w http.ResponseWriter, r *Request) error {
 	id, err := r.NumberParam("id")
 	if err != nil {
 		return err
@@ -175,7 +175,8 @@ func (c *owners) usage(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, map[string]any{"id": id, "usage": usage})
 }
 
-func (c *owners) save(tx *Tx, r *Request, old *owner, b *Body) (owner, error) {
+// Save stores an owner with the fields of a body and returns it. old is nil for a new owner.
+func (c *Owners) Save(tx *Tx, r *Request, old *owner, b *Body) (owner, error) {
 	var o owner
 	name := ""
 	b.String("name", NameLength, &name)
@@ -222,7 +223,7 @@ func (c *owners) save(tx *Tx, r *Request, old *owner, b *Body) (owner, error) {
 
 // limit sets the owner limits that the body contains and leaves the others
 // unchanged. In the body, null restores the default and 0 means unlimited.
-func (c *owners) limit(tx *Tx, o owner, b *Body) error {
+func (c *Owners) limit(tx *Tx, o owner, b *Body) error {
 	given := map[string]any{}
 	b.Map("limits", &given)
 	if err := b.Err(); err != nil || len(given) == 0 {
@@ -284,7 +285,7 @@ func showStorage(tx *Tx, id uint64) (shown map[string]any, own any, err error) {
 	return shown, own, err
 }
 
-func (c *owners) show(tx *Tx, o owner) (any, error) {
+func (c *Owners) show(tx *Tx, o owner) (any, error) {
 	own, err := LimitsOfOwner(tx, o.ID)
 	limits, owns := map[string]int{}, map[string]int{}
 	for _, l := range c.keyring.Rights().Limits() {

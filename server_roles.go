@@ -110,6 +110,10 @@ var endpointRules = map[string]endpointRule{
 	"GET /admin/v1/cluster":                     {RightRead, noProof},
 	"POST /admin/v1/cluster/nodes/:name/remove": {RightAdmin, loginProof},
 
+	// What an apply changes needs the rights for the endpoint that makes that change alone, see Permit.
+	"POST /admin/v1/apply": {RightKeys | RightWrite | RightAdmin, noProof},
+	"GET /admin/v1/export": {RightRead, noProof},
+
 	"GET /admin/v1/keys":                    {RightRead, noProof},
 	"GET /admin/v1/keys/:id":                {RightRead, noProof},
 	"GET /admin/v1/keys/:id/usage":          {RightRead, noProof},
@@ -216,11 +220,16 @@ func checkRules(routes []Route) error {
 	return errors.Join(problems...)
 }
 
-// permit returns nil if the caller may use an endpoint, such as "POST /admin/v1/keys", and otherwise ErrPermission or
-// ErrProof.
+// permit notes that the permission is checked, and returns the error of Permit.
 func permit(x *exchange, endpoint string) error {
 	x.step = StepPermission
-	rule, c := endpointRules[endpoint], x.Caller
+	return Permit(&x.Request, endpoint)
+}
+
+// Permit returns nil if the caller of a request may use an endpoint, such as "POST /admin/v1/keys", and otherwise
+// ErrPermission or ErrProof.
+func Permit(r *Request, endpoint string) error {
+	rule, c := endpointRules[endpoint], r.Caller
 	switch {
 	case rule.Rights&c.Rights == 0:
 		return ErrPermission.With("%s %s needs %s.", c.Grant, endpoint, holders(rule.Rights, c.Token != 0))
@@ -228,7 +237,7 @@ func permit(x *exchange, endpoint string) error {
 		return ErrPermission.With("%s is about the login that asks, and this request has none. Log in to the dashboard.", endpoint)
 	case rule.Proof == humanProof && c.Token != 0:
 		return ErrPermission.With("An admin token cannot be used for %s, so that a stolen one cannot create lasting access. Log in to the dashboard, or run the command on the machine of the service, without --url.", endpoint)
-	case c.Operator != 0 && Unproven(endpoint, c.ProvenAt, x.Latest):
+	case c.Operator != 0 && Unproven(endpoint, c.ProvenAt, r.Latest):
 		return ErrProof
 	}
 	return nil

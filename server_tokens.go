@@ -253,21 +253,34 @@ func (t *Tokens) create(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	token := Token{CreatedAt: r.Now, MadeBy: r.Caller.Name, ExpiresAt: r.Latest.Add(tokenLife).Truncate(time.Second)}
-	if err := token.fill(body, r.Latest); err != nil {
-		return err
-	}
-	secret := t.newSecret(&token, r.Caller)
+	var token Token
+	var secret string
 	err = r.Update(t.store, func(tx *Tx) (err error) {
-		if token.ID, err = TokenTable.NextID(tx); err != nil {
-			return err
-		}
-		return TokenTable.Put(tx, token)
+		token, secret, err = t.Create(tx, r, body)
+		return err
 	})
 	if err != nil {
 		return err
 	}
 	return reveal(w, http.StatusCreated, token.Show(r.Latest), secret)
+}
+
+// Create stores a new token with the fields of body and returns it with its secret, which is not stored.
+func (t *Tokens) Create(tx *Tx, r *Request, body *Body) (token Token, secret string, err error) {
+	if token, err = NewToken(r, body); err != nil {
+		return token, "", err
+	}
+	secret = t.newSecret(&token, r.Caller)
+	if token.ID, err = TokenTable.NextID(tx); err != nil {
+		return token, "", err
+	}
+	return token, secret, TokenTable.Put(tx, token)
+}
+
+// NewToken returns a token without a secret with the fields of body, which it checks.
+func NewToken(r *Request, body *Body) (Token, error) {
+	token := Token{CreatedAt: r.Now, MadeBy: r.Caller.Name, ExpiresAt: r.Latest.Add(tokenLife).Truncate(time.Second)}
+	return token, token.Fill(body, r.Latest)
 }
 
 // reveal answers with a token and its new secret.
@@ -287,8 +300,9 @@ func (t *Tokens) newSecret(token *Token, caller *Caller) (secret string) {
 // tokenNever is the value of expires_at for a token that never expires.
 const tokenNever = "never"
 
-// fill sets the fields of a new token that the body has. now is from Clock.Latest.
-func (t *Token) fill(body *Body, now time.Time) error {
+// Fill sets the fields of a new token that the body has. now is from Clock.Latest. The scope and the allowed
+// addresses that it does not have get their defaults.
+func (t *Token) Fill(body *Body, now time.Time) error {
 	scope, allowed := ScopeAll, []string{}
 	body.String("name", NameLength, &t.Name)
 	body.Word("scope", &scope, GrantNames(Scopes())...)
@@ -355,16 +369,23 @@ func (t *Tokens) revoke(w http.ResponseWriter, r *Request) error {
 	}
 	var token Token
 	err = r.Update(t.store, func(tx *Tx) (err error) {
-		if token, err = TokenTable.Get(tx, IDKey(id)); err != nil || !token.RevokedAt.IsZero() {
-			return err
-		}
-		token.RevokedAt = r.Now
-		return TokenTable.Put(tx, token)
+		token, err = EndToken(tx, id, r.Now)
+		return err
 	})
 	if err != nil {
 		return err
 	}
 	return WriteJSON(w, http.StatusOK, token.Show(r.Latest))
+}
+
+// EndToken revokes the token with this id and returns it. It changes nothing if the token is already revoked.
+func EndToken(tx *Tx, id uint64, now time.Time) (Token, error) {
+	token, err := TokenTable.Get(tx, IDKey(id))
+	if err != nil || !token.RevokedAt.IsZero() {
+		return token, err
+	}
+	token.RevokedAt = now
+	return token, TokenTable.Put(tx, token)
 }
 
 // rotate replaces the secret of a token and answers with the new one. The previous secret stays

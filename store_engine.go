@@ -128,6 +128,14 @@ func (w *writtenRecords) tooMany() bool {
 	return w != nil && (len(w.order) > w.most.records || w.bytes > w.most.bytes)
 }
 
+// fits returns the error for a change that began at a mark if its records do not fit into a Set.
+func (w *writtenRecords) fits(first writtenMark) error {
+	if w == nil || len(w.order)-first.records <= w.most.records && w.bytes-first.bytes <= w.most.bytes {
+		return nil
+	}
+	return w.refusal()
+}
+
 // refusal returns the error for a change whose records do not fit into a Set.
 func (w *writtenRecords) refusal() error {
 	share := min(float64(w.most.records)/float64(len(w.order)), float64(w.most.bytes)/float64(w.bytes))

@@ -348,7 +348,7 @@ func storedOps(a *testApp, f fixture) []storedOp {
 			w.Active = false
 			return none(saveWebhook(tx, w))
 		}},
-		{"RemoveWebhook", func(tx *Tx) (any, error) { return none(removeWebhook(tx, 1)) }},
+		{"RemoveWebhook", func(tx *Tx) (any, error) { return none(RemoveWebhook(tx, 1)) }},
 		{"Notices.raiseOne", func(tx *Tx) (any, error) {
 			key, err := ring.Get(tx, rotated)
 			if err != nil {

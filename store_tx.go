@@ -58,6 +58,7 @@ type Tx struct {
 
 	written *writtenRecords // what the transaction has written, for other nodes; nil: nobody wants to know
 	secure  bool            // Secure was called in the present change
+	first   writtenMark     // what other changes had written when the present one began
 
 	ctx  context.Context // see Store.ViewFor; nil: the transaction ends only by itself
 	work int             // units of reading since the last look at ctx
@@ -98,6 +99,10 @@ func (tx *Tx) Secure() { tx.secure = true }
 // Full reports whether a change that can be divided should leave the rest to another transaction, because a shared store takes
 // only so much at once, see cluster.MaxWrites. It is false if the store is not shared.
 func (tx *Tx) Full() bool { return tx.written.full() }
+
+// Fits returns an *Oversized error if a shared store cannot take all that the present change has written, see
+// cluster.MaxWrites. The store refuses such a change anyway; a change that is only tried asks before it is undone.
+func (tx *Tx) Fits() error { return tx.written.fits(tx.first) }
 
 // After registers a function that is called once the transaction is on disk, before
 // Update returns. It is not called if the transaction fails. It runs in the

@@ -108,7 +108,8 @@ func (tx *Tx) begin(by Writer) txMark {
 	tx.Writer, tx.Trace, tx.secure = by, nil, false
 	tx.Touched, tx.TouchedMore = nil, 0 // not emptied: the caller of the last change may keep the list
 	tx.undo.entries, tx.undo.chunks, tx.undo.Lost = tx.undo.entries[:0], tx.undo.chunks[:0], false
-	return txMark{tx.Writes, tx.Bytes, len(tx.Changed), len(tx.Afters), tx.written.mark()}
+	tx.first = tx.written.mark()
+	return txMark{tx.Writes, tx.Bytes, len(tx.Changed), len(tx.Afters), tx.first}
 }
 
 // revert undoes the change that began at a mark. It returns errNoUndo or an error of bbolt if the

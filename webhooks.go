@@ -38,9 +38,9 @@ import (
 //     create.
 const secretPrefix = "whsec_" // start of every secret
 
-// webhookAdmin serves the endpoints with which owners and the operator manage webhooks. It is safe
+// WebhookAdmin serves the endpoints with which owners and the operator manage webhooks. It is safe
 // for concurrent use.
-type webhookAdmin struct {
+type WebhookAdmin struct {
 	store   *Store
 	peppers Peppers
 	targets *TargetPolicy
@@ -50,12 +50,12 @@ type webhookAdmin struct {
 // NewWebhookAdmin returns the endpoints for the webhooks in store. Signing needs the plaintext of a
 // secret, so a secret is not hashed but encrypted with Peppers.Encrypt. The database file alone
 // does not reveal it.
-func NewWebhookAdmin(store *Store, peppers Peppers, targets *TargetPolicy, sender *Sender) *webhookAdmin {
-	return &webhookAdmin{store, peppers, targets, sender}
+func NewWebhookAdmin(store *Store, peppers Peppers, targets *TargetPolicy, sender *Sender) *WebhookAdmin {
+	return &WebhookAdmin{store, peppers, targets, sender}
 }
 
 // Routes returns the endpoints for owners. Requests to them count only toward the limit per minute.
-func (h *webhookAdmin) Routes() []Route {
+func (h *WebhookAdmin) Routes() []Route {
 	return []Route{
 		{Method: "GET", Path: "/api/webhooks", Handle: h.list},
 		{Method: "POST", Path: "/api/webhooks/create", Handle: h.create},
@@ -69,7 +69,7 @@ func (h *webhookAdmin) Routes() []Route {
 
 // AdminRoutes returns the endpoints for the operator, who sees all webhooks. A webhook that the
 // operator creates without naming an owner receives the events of all owners.
-func (h *webhookAdmin) AdminRoutes() []Route {
+func (h *WebhookAdmin) AdminRoutes() []Route {
 	return []Route{
 		{Method: "GET", Path: "/admin/v1/webhooks", Handle: h.listAll},
 		{Method: "POST", Path: "/admin/v1/webhooks", Handle: h.create},
@@ -87,7 +87,7 @@ func (h *webhookAdmin) AdminRoutes() []Route {
 
 // find returns the webhook with the id in the path. It returns ErrNotFound if there is no such
 // webhook, or if the caller's key belongs to another owner.
-func (h *webhookAdmin) find(tx *Tx, r *Request) (webhook, error) {
+func (h *WebhookAdmin) find(tx *Tx, r *Request) (webhook, error) {
 	id, err := r.NumberParam("id")
 	if err != nil {
 		return webhook{}, err
@@ -99,35 +99,19 @@ func (h *webhookAdmin) find(tx *Tx, r *Request) (webhook, error) {
 	return w, err
 }
 
-func (h *webhookAdmin) create(w http.ResponseWriter, r *Request) error {
+func (h *WebhookAdmin) create(w http.ResponseWriter, r *Request) error {
 	body, err := r.ReadBody()
 	if err != nil {
 		return err
 	}
-	secret := secretPrefix + keytext.RandomHex(32)
+	var secret string
 	var shown map[string]any
 	err = r.Update(h.store, func(tx *Tx) error {
-		hook := webhook{Active: true, CreatedAt: r.Now, UpdatedAt: r.Now}
-		if hook.Owner, err = h.owner(tx, r, body); err != nil {
+		hook, made, err := h.Create(tx, r, body)
+		if err != nil {
 			return err
 		}
-		if err := h.fill(r, &hook, body, allFields); err != nil {
-			return err
-		}
-		if list, err := webhooks(tx, hook.Owner); err != nil {
-			return err
-		} else if most := tx.Bounds.Webhooks; most > 0 && len(list) >= most {
-			return ErrValidation.With("The owner already has %s webhooks; the maximum is %s (webhooks). Delete one first.", Figure(len(list)), Figure(most))
-		}
-		if hook.ID, err = newWebhookID(tx); err != nil {
-			return err
-		}
-		if hook.Secret, err = h.peppers.Encrypt(secretPurpose, hook.Bound(), secret); err != nil {
-			return err
-		}
-		if err := saveWebhook(tx, hook); err != nil {
-			return err
-		}
+		secret = made
 		shown, err = showWebhook(tx, r, hook)
 		return err
 	})
@@ -138,10 +122,56 @@ func (h *webhookAdmin) create(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusCreated, shown)
 }
 
+// Create stores a new webhook with the fields of body and returns it with its secret.
+func (h *WebhookAdmin) Create(tx *Tx, r *Request, body *Body) (hook webhook, secret string, err error) {
+	if hook, err = h.New(tx, r, body); err != nil {
+		return hook, "", err
+	}
+	if list, err := WebhooksOfOwner(tx, hook.Owner); err != nil {
+		return hook, "", err
+	} else if most := tx.Bounds.Webhooks; most > 0 && len(list) >= most {
+		return hook, "", ErrValidation.With("The owner already has %s webhooks; the maximum is %s (webhooks). Delete one first.", Figure(len(list)), Figure(most))
+	}
+	if hook.ID, err = newWebhookID(tx); err != nil {
+		return hook, "", err
+	}
+	secret = secretPrefix + keytext.RandomHex(32)
+	if hook.Secret, err = h.peppers.Encrypt(secretPurpose, hook.Bound(), secret); err != nil {
+		return hook, "", err
+	}
+	return hook, secret, saveWebhook(tx, hook)
+}
+
+// New returns a webhook with the fields of body, which it checks. It stores nothing but an owner that does not exist yet.
+func (h *WebhookAdmin) New(tx *Tx, r *Request, body *Body) (hook webhook, err error) {
+	hook = webhook{Active: true, CreatedAt: r.Now, UpdatedAt: r.Now}
+	if hook.Owner, err = h.owner(tx, r, body); err != nil {
+		return hook, err
+	}
+	return hook, h.fill(r, &hook, body, allFields)
+}
+
+// Change stores the webhook with this id with the fields that body has, and returns it.
+func (h *WebhookAdmin) Change(tx *Tx, r *Request, id uint64, body *Body) (webhook, error) {
+	hook, err := findWebhook(tx, id)
+	if err != nil {
+		return hook, err
+	}
+	return h.change(tx, r, hook, body, someFields)
+}
+
+func (h *WebhookAdmin) change(tx *Tx, r *Request, hook webhook, body *Body, needed neededFields) (webhook, error) {
+	if err := h.fill(r, &hook, body, needed); err != nil {
+		return hook, err
+	}
+	hook.UpdatedAt = r.Now
+	return hook, saveWebhook(tx, hook)
+}
+
 // owner returns the id of the owner of a new webhook. If the caller uses a key, that is the key's
 // owner. Otherwise it is the owner named in the body, who is created if necessary, or 0 if the body
 // names none.
-func (h *webhookAdmin) owner(tx *Tx, r *Request, body *Body) (uint64, error) {
+func (h *WebhookAdmin) owner(tx *Tx, r *Request, body *Body) (uint64, error) {
 	if r.Key != nil {
 		return r.Key.Owner, nil
 	}
@@ -162,7 +192,7 @@ const (
 )
 
 // fill sets the fields of w from the body and checks them. Do not store w after an error.
-func (h *webhookAdmin) fill(r *Request, w *webhook, body *Body, needed neededFields) error {
+func (h *WebhookAdmin) fill(r *Request, w *webhook, body *Body, needed neededFields) error {
 	for _, name := range []string{"name", "url", "subscribed_events"} {
 		if !body.Given(name) && (needed == allFields || body.Has(name)) {
 			return ErrMissing.With("%s is missing. A webhook has name, url and subscribed_events.", name)
@@ -234,7 +264,7 @@ func maySubscribe(k *Key, events []string) error {
 	return nil
 }
 
-func (h *webhookAdmin) update(w http.ResponseWriter, r *Request) error {
+func (h *WebhookAdmin) update(w http.ResponseWriter, r *Request) error {
 	body, err := r.ReadBody()
 	if err != nil {
 		return err
@@ -249,11 +279,7 @@ func (h *webhookAdmin) update(w http.ResponseWriter, r *Request) error {
 		if r.Method == http.MethodPut {
 			needed = allFields
 		}
-		if err := h.fill(r, &hook, body, needed); err != nil {
-			return nil, err
-		}
-		hook.UpdatedAt = r.Now
-		if err := saveWebhook(tx, hook); err != nil {
+		if hook, err = h.change(tx, r, hook, body, needed); err != nil {
 			return nil, err
 		}
 		return showWebhook(tx, r, hook)
@@ -261,7 +287,7 @@ func (h *webhookAdmin) update(w http.ResponseWriter, r *Request) error {
 }
 
 // answer runs change in a write transaction and sends the object that change returns as the answer.
-func (h *webhookAdmin) answer(w http.ResponseWriter, r *Request, change func(*Tx) (map[string]any, error)) error {
+func (h *WebhookAdmin) answer(w http.ResponseWriter, r *Request, change func(*Tx) (map[string]any, error)) error {
 	var shown map[string]any
 	err := r.Update(h.store, func(tx *Tx) (err error) {
 		shown, err = change(tx)
@@ -273,14 +299,37 @@ func (h *webhookAdmin) answer(w http.ResponseWriter, r *Request, change func(*Tx
 	return WriteJSON(w, http.StatusOK, shown)
 }
 
-func (h *webhookAdmin) remove(w http.ResponseWriter, r *Request) error {
+func (h *WebhookAdmin) remove(w http.ResponseWriter, r *Request) error {
 	return h.answer(w, r, func(tx *Tx) (map[string]any, error) {
 		hook, err := h.find(tx, r)
 		if err != nil {
 			return nil, err
 		}
-		return map[string]any{"message": "Deleted."}, removeWebhook(tx, hook.ID)
+		return map[string]any{"message": "Deleted."}, RemoveWebhook(tx, hook.ID)
 	})
+}
+
+// Fields returns the fields of a body that creates the webhook, without those that have their default.
+func (w webhook) Fields(tx *Tx) map[string]any {
+	fields := map[string]any{"name": w.Name, "url": w.URL, "subscribed_events": slices.Sorted(slices.Values(w.Events))}
+	if w.Owner != 0 {
+		fields["owner"] = OwnerName(tx, w.Owner)
+	}
+	if !w.Active {
+		fields["is_active"] = false
+	}
+	return fields
+}
+
+// AllWebhooks returns the webhooks of all owners and of the operator, oldest first.
+func AllWebhooks(tx *Tx) (list []webhook, err error) {
+	for w, err := range webhookTable.All(tx, Forward) {
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, w)
+	}
+	return list, nil
 }
 
 // WebhooksOf returns the webhooks that a key created, as the operator is shown them with the key.
@@ -297,7 +346,7 @@ func WebhooksOf(tx *Tx, keyID string) ([]map[string]any, error) {
 func EndWebhooksOf(tx *Tx, keyID string) ([]map[string]any, error) {
 	rows, err := WebhooksOf(tx, keyID)
 	for _, row := range rows {
-		err = errors.Join(err, removeWebhook(tx, row["id"].(uint64)))
+		err = errors.Join(err, RemoveWebhook(tx, row["id"].(uint64)))
 	}
 	return rows, err
 }
@@ -360,10 +409,10 @@ func showAttempt(a Attempt) map[string]any {
 	return shown
 }
 
-func (h *webhookAdmin) list(w http.ResponseWriter, r *Request) error {
+func (h *WebhookAdmin) list(w http.ResponseWriter, r *Request) error {
 	rows := []any{}
 	err := h.store.View(func(tx *Tx) error {
-		list, err := webhooks(tx, r.Key.Owner)
+		list, err := WebhooksOfOwner(tx, r.Key.Owner)
 		for _, hook := range list {
 			shown, err := showWebhook(tx, r, hook)
 			if err != nil {
@@ -379,7 +428,7 @@ func (h *webhookAdmin) list(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, map[string]any{"count": len(rows), "webhooks": rows})
 }
 
-func (h *webhookAdmin) listAll(w http.ResponseWriter, r *Request) error {
+func (h *WebhookAdmin) listAll(w http.ResponseWriter, r *Request) error {
 	q, err := r.Query("page", "limit", "failing")
 	if err = errors.Join(err, CheckWord(q, "failing", "true")); err != nil {
 		return err
@@ -432,7 +481,7 @@ func failingPage(tx *Tx, page Page) (hooks []webhook, count int, err error) {
 
 // read returns the webhook with the id in the path, as find does. If then is not nil, read calls it
 // with the webhook in the same read transaction.
-func (h *webhookAdmin) read(r *Request, then func(*Tx, webhook) error) (hook webhook, err error) {
+func (h *WebhookAdmin) read(r *Request, then func(*Tx, webhook) error) (hook webhook, err error) {
 	err = h.store.View(func(tx *Tx) error {
 		if hook, err = h.find(tx, r); err != nil || then == nil {
 			return err
@@ -442,7 +491,7 @@ func (h *webhookAdmin) read(r *Request, then func(*Tx, webhook) error) (hook web
 	return hook, err
 }
 
-func (h *webhookAdmin) get(w http.ResponseWriter, r *Request) error {
+func (h *WebhookAdmin) get(w http.ResponseWriter, r *Request) error {
 	var shown map[string]any
 	_, err := h.read(r, func(tx *Tx, hook webhook) (err error) {
 		shown, err = showWebhook(tx, r, hook)
@@ -456,7 +505,7 @@ func (h *webhookAdmin) get(w http.ResponseWriter, r *Request) error {
 
 // test sends a sample event to the webhook and answers with the outcome. The field event_type
 // selects one of the events that the webhook subscribes to. Without it, the first of them is sent.
-func (h *webhookAdmin) test(w http.ResponseWriter, r *Request) error {
+func (h *WebhookAdmin) test(w http.ResponseWriter, r *Request) error {
 	body, err := r.ReadOptionalBody()
 	if err != nil {
 		return err
@@ -493,7 +542,7 @@ func (h *webhookAdmin) test(w http.ResponseWriter, r *Request) error {
 
 // logs answers with a page of the log. The operator can have only the entries whose deliveries have
 // failed for good.
-func (h *webhookAdmin) logs(w http.ResponseWriter, r *Request) error {
+func (h *WebhookAdmin) logs(w http.ResponseWriter, r *Request) error {
 	names := []string{"page", "limit"}
 	if r.Key == nil {
 		names = append(names, "failed")
@@ -559,7 +608,7 @@ func operatorsAttempts(tx *Tx, webhook uint64) (func(Attempt) (map[string]any, e
 }
 
 // entry answers with an entry of the log, with what was sent and the beginning of the answer.
-func (h *webhookAdmin) entry(w http.ResponseWriter, r *Request) error {
+func (h *WebhookAdmin) entry(w http.ResponseWriter, r *Request) error {
 	number, err := r.NumberParam("entry")
 	if err != nil {
 		return err
@@ -591,7 +640,7 @@ func (h *webhookAdmin) entry(w http.ResponseWriter, r *Request) error {
 }
 
 // retryFailed queues all deliveries of a webhook again that have failed for good.
-func (h *webhookAdmin) retryFailed(w http.ResponseWriter, r *Request) error {
+func (h *WebhookAdmin) retryFailed(w http.ResponseWriter, r *Request) error {
 	return h.answer(w, r, func(tx *Tx) (map[string]any, error) {
 		hook, err := h.find(tx, r)
 		if err != nil {
@@ -604,7 +653,7 @@ func (h *webhookAdmin) retryFailed(w http.ResponseWriter, r *Request) error {
 
 // release makes the Sender send again after a restore has held the webhooks back. With
 // discard it first deletes the deliveries that were pending at the time of the restore.
-func (h *webhookAdmin) release(w http.ResponseWriter, r *Request) error {
+func (h *WebhookAdmin) release(w http.ResponseWriter, r *Request) error {
 	body, err := r.ReadOptionalBody()
 	if err != nil {
 		return err
@@ -632,7 +681,7 @@ func (h *webhookAdmin) release(w http.ResponseWriter, r *Request) error {
 
 // redeliver queues the delivery of a log entry again, with the same bytes and the same delivery id. If
 // it is the first pending delivery, it is tried now.
-func (h *webhookAdmin) redeliver(w http.ResponseWriter, r *Request) error {
+func (h *WebhookAdmin) redeliver(w http.ResponseWriter, r *Request) error {
 	body, err := r.ReadBody()
 	if err != nil {
 		return err

@@ -180,7 +180,7 @@ func TestHooks_CausesOfBefore(t *testing.T) {
 }
 
 // hooksOfKeys returns the endpoints of webhooks.
-func (a *testApp) hooksOfKeys() *webhookAdmin {
+func (a *testApp) hooksOfKeys() *WebhookAdmin {
 	return NewWebhookAdmin(a.Store, a.peppers, a.targets, a.Sender)
 }
 

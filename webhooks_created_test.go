@@ -46,7 +46,7 @@ func TestHooks_CreatedBy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, row := range (&webhookAdmin{}).Routes() {
+	for _, row := range (&WebhookAdmin{}).Routes() {
 		if row.Method == "DELETE" || strings.HasSuffix(row.Path, "/create") {
 			continue
 		}

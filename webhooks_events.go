@@ -247,17 +247,17 @@ func saveWebhook(tx *Tx, w webhook) error {
 	return errors.Join(webhookTable.Put(tx, w), switchQueue(tx, w.ID, queueSwitch{Stop: !w.Active, Reset: reset}))
 }
 
-// removeWebhook deletes a webhook. It returns ErrNotFound if there is no such webhook. Its log and
+// RemoveWebhook deletes a webhook. It returns ErrNotFound if there is no such webhook. Its log and
 // its pending deliveries remain in the store until SweepOutbox removes them.
-func removeWebhook(tx *Tx, id uint64) error {
+func RemoveWebhook(tx *Tx, id uint64) error {
 	if err := webhookTable.Delete(tx, IDKey(id)); err != nil {
 		return err
 	}
 	return dropQueue(tx, id)
 }
 
-// webhooks returns the webhooks of an owner, oldest first. Owner 0 is the operator.
-func webhooks(tx *Tx, owner uint64) ([]webhook, error) {
+// WebhooksOfOwner returns the webhooks of an owner, oldest first. Owner 0 is the operator.
+func WebhooksOfOwner(tx *Tx, owner uint64) ([]webhook, error) {
 	return foundWebhooks(tx, "owner", IDKey(owner))
 }
 

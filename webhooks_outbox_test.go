@@ -209,7 +209,7 @@ func TestOutbox_Property(t *testing.T) {
 				if !exists {
 					continue
 				}
-				update(func(tx *Tx) error { return removeWebhook(tx, id) })
+				update(func(tx *Tx) error { return RemoveWebhook(tx, id) })
 				delete(m.pending, id)
 				m.holds(s, did)
 			case "sweep":
@@ -220,7 +220,7 @@ func TestOutbox_Property(t *testing.T) {
 			}
 		}
 		for id := range m.pending {
-			update(func(tx *Tx) error { return removeWebhook(tx, id) })
+			update(func(tx *Tx) error { return RemoveWebhook(tx, id) })
 		}
 		if err := SweepOutbox(s, epoch); err != nil {
 			rt.Fatal(err)

@@ -68,7 +68,7 @@ func Tree(env Environment) *cli.Command {
 			&cli.BoolFlag{Name: "json", Usage: "print JSON, for scripts"},
 			&cli.BoolFlag{Name: "version", Usage: "print the version", Local: true},
 		},
-		Commands: slices.Concat([]*cli.Command{s.serveCommand(), s.keysCommand()}, s.resourceCommands(), s.storeCommands(),
+		Commands: slices.Concat([]*cli.Command{s.serveCommand(), s.keysCommand()}, s.fileCommands(), s.resourceCommands(), s.storeCommands(),
 			[]*cli.Command{s.clusterCommand(), s.webhooksCommand(), s.adminCommand(), s.auditCommand(), s.usageCommand(), s.limitsCommand(), s.requestsCommand(), s.refusalsCommand(), s.configCommand(), s.reloadCommand(), s.statusCommand(), s.routesCommand(), s.versionCommand(), s.manCommand()}),
 	}
 	s.addUsageErrors(root)

@@ -43,8 +43,10 @@ type ClientError struct {
 
 // RefusedRow is a row of an import that was refused.
 type RefusedRow struct {
-	Row     int    `json:"row"`  // from 1
-	Line    int    `json:"line"` // line of the file; 0 for JSON
+	Kind    string `json:"kind"`  // of an entry of a file for apply; "" for an import
+	Field   string `json:"field"` // of such an entry; "" if the whole entry is wrong
+	Row     int    `json:"row"`   // from 1
+	Line    int    `json:"line"`  // line of the file; 0 for JSON
 	Message string `json:"message"`
 }
 

@@ -86,6 +86,7 @@ nothing.`
 func keyFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringFlag{Name: "name", Usage: "what the key is for"},
+		&cli.StringFlag{Name: "ref", Usage: "unique name of the key in files for latchkey apply, such as billing/ci"},
 		&cli.StringSliceFlag{Name: "permission", Usage: "permission (repeatable); \"all\" for all built-in ones except can_verify_keys"},
 		&cli.StringSliceFlag{Name: "limit", Usage: "`NAME=NUMBER`, or NAME=default"},
 		&cli.StringFlag{Name: "owner", Usage: "owner for whom the key acts"},
@@ -101,7 +102,7 @@ func keyFlags() []cli.Flag {
 // A relative --expires counts from now.
 func (s *session) keyBody(c *cli.Command, now time.Time) (map[string]any, error) {
 	body := map[string]any{}
-	for _, name := range []string{"name", "owner", "environment"} {
+	for _, name := range []string{"name", "ref", "owner", "environment"} {
 		if c.IsSet(name) {
 			body[name] = c.String(name)
 		}
@@ -314,7 +315,7 @@ func (s *session) showKey(c *cli.Command, key map[string]any) error {
 		return s.printJSON(key)
 	}
 	var rows [][]string
-	for _, name := range []string{"id", "name", "hint", "status", "owner", "environment", "permissions", "dormant_permissions", "allowed_ips", "query_allowed", "created_at", "expires_at", "rotated_at", "revoked_at", "last_used_at", "last_used_ip", "last_used_by"} {
+	for _, name := range []string{"id", "name", "ref", "hint", "status", "owner", "environment", "permissions", "dormant_permissions", "allowed_ips", "query_allowed", "created_at", "expires_at", "rotated_at", "revoked_at", "last_used_at", "last_used_ip", "last_used_by"} {
 		rows = append(rows, []string{name, cell(key[name])})
 	}
 	if usage, ok := key["usage"].(map[string]any); ok {

@@ -25,22 +25,28 @@ func (s *session) showsOnce(c *cli.Command) *cli.Command {
 		if path == "" {
 			return action(ctx, c)
 		}
-		f, err := durable.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-		if errors.Is(err, os.ErrExist) {
-			return fmt.Errorf("--secret-file: %s exists already; name a new file", path)
-		}
-		if err != nil {
-			return fmt.Errorf("--secret-file: %w", err)
-		}
-		s.secretFile = f
-		err = action(ctx, c)
-		if s.secretFile != nil { // no secret was issued
-			s.secretFile = nil
-			err = errors.Join(err, f.Close(), os.Remove(path))
-		}
-		return err
+		return s.withSecretFile("secret-file", path, func() error { return action(ctx, c) })
 	}
 	return c
+}
+
+// withSecretFile calls run with a new file at path for storeSecret, which only its owner can read. It removes the
+// file if run stores no secret. flag is the name of the flag with the path.
+func (s *session) withSecretFile(flag, path string, run func() error) error {
+	f, err := durable.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("--%s: %s exists already; name a new file", flag, path)
+	}
+	if err != nil {
+		return fmt.Errorf("--%s: %w", flag, err)
+	}
+	s.secretFile = f
+	err = run()
+	if s.secretFile != nil { // no secret was issued
+		s.secretFile = nil
+		err = errors.Join(err, f.Close(), os.Remove(path))
+	}
+	return err
 }
 
 // storeSecret writes a secret to the file of --secret-file. If it returns nil, the secret is on disk.

@@ -368,6 +368,9 @@ func TestDocs_Readme(t *testing.T) {
 // runMark is the line above a block of commands in a page of docs that TestDocs_Commands runs.
 const runMark = "<!-- run -->\n```sh\n"
 
+// fileBlocks finds the blocks that are files for the commands of a page and no configurations.
+var fileBlocks = regexp.MustCompile("(?s)<!-- file (\\S+) -->\n```toml\n(.*?)```")
+
 // TestDocs_Commands runs the marked blocks of each page of docs in their order, beside a server with
 // the first configuration of the page, if it has one.
 func TestDocs_Commands(t *testing.T) {
@@ -389,7 +392,10 @@ func TestDocs_Commands(t *testing.T) {
 		}
 		t.Run(filepath.Base(page), func(t *testing.T) {
 			dir := t.TempDir()
-			_, rest, _ := strings.Cut(text, "\n```toml\n")
+			for _, m := range fileBlocks.FindAllStringSubmatch(text, -1) {
+				overwrite(t, dir, m[1], m[2])
+			}
+			_, rest, _ := strings.Cut(fileBlocks.ReplaceAllString(text, ""), "\n```toml\n")
 			config, _, _ := strings.Cut(rest, "```")
 			overwrite(t, dir, "latchkey.toml", strings.NewReplacer("127.0.0.1:3000", upstream.Listener.Addr().String(), "/var/backups", dir).Replace(config))
 			s := program.Serve(t, filepath.Join(dir, "latchkey-data"), "--config", filepath.Join(dir, "latchkey.toml"))
@@ -423,7 +429,7 @@ func TestDocs_Toml(t *testing.T) {
 	places := strings.NewReplacer("/var/backups", dir, "/etc/latchkey/oidc-secret", filepath.Join(dir, "secret"),
 		"/etc/latchkey/etcd-ca.crt", client.CA, "/etc/latchkey/etcd-10.0.0.1.crt", client.Cert, "/etc/latchkey/etcd-10.0.0.1.key", client.Key)
 	for _, page := range append(pages, "README.md") {
-		for _, m := range regexp.MustCompile("(?s)\n```toml\n(.*?)```").FindAllStringSubmatch(read(t, page), -1) {
+		for _, m := range regexp.MustCompile("(?s)\n```toml\n(.*?)```").FindAllStringSubmatch(fileBlocks.ReplaceAllString(read(t, page), ""), -1) {
 			overwrite(t, dir, "latchkey.toml", places.Replace(m[1]))
 			command := program.Command
 			if strings.Contains(m[1], "[cluster]") {
