@@ -243,7 +243,7 @@ func (row *importRow) preview() map[string]any {
 		shown["result"] = "add"
 		shown["key"] = map[string]any{
 			"name": k.Name, "hint": k.Hint, "permissions": k.PermissionNames(), "owner": k.OwnerName, "environment": k.Environment,
-			"expires_at": Seconds(k.ExpiresAt), "paused": k.Paused, "limits": k.Limits, "metadata": k.Metadata, "allowed_ips": k.AllowedIPs,
+			"expires_at": Seconds(k.ExpiresAt), "paused": k.Paused, "limits": k.Limits, "metadata": k.Metadata, "allowed_ips": k.AllowedIPs, "resources": k.Resources,
 		}
 	}
 	return shown
@@ -257,17 +257,17 @@ var keyColumns = []string{"name", "sha256", "hint", "owner", "environment", "exp
 // metadata.NAME may have any name.
 func (i *keyImport) importForm() ImportForm {
 	return ImportForm{
-		Name: "keys", Columns: slices.Concat(keyColumns, []string{"permissions", "allowed_ips"}, i.limits(), []string{"metadata.NAME"}),
+		Name: "keys", Columns: slices.Concat(keyColumns, []string{"permissions", "allowed_ips", "resources.agents", "resources.contacts", "resources.teams"}, i.limits(), []string{"metadata.NAME"}),
 		Open: func(column string) bool { return strings.HasPrefix(column, "metadata.") },
 		Row:  i.fields,
 	}
 }
 
 // fields converts the cells of a row, by column, to the members of a body. In the columns
-// permissions and allowed_ips, blanks, commas or semicolons separate the words. fields returns
-// ErrValidation if a limit is not a number.
+// permissions, allowed_ips and resources.KIND, blanks, commas or semicolons separate the words. fields returns
+// ErrValidation if a limit or an id is not a number.
 func (i *keyImport) fields(cells map[string]string) (map[string]any, error) {
-	fields, limits, metadata := map[string]any{}, map[string]any{}, map[string]any{}
+	fields, limits, metadata, resources := map[string]any{}, map[string]any{}, map[string]any{}, map[string]any{}
 	for _, name := range slices.Sorted(maps.Keys(cells)) {
 		cell := cells[name]
 		tag, isTag := strings.CutPrefix(name, "metadata.")
@@ -282,7 +282,20 @@ func (i *keyImport) fields(cells map[string]string) (map[string]any, error) {
 		case slices.Contains(keyColumns, name):
 			fields[name] = cell
 		default:
-			fields[name] = strings.FieldsFunc(cell, func(c rune) bool { return strings.ContainsRune(" ,;", c) })
+			words := strings.FieldsFunc(cell, func(c rune) bool { return strings.ContainsRune(" ,;", c) })
+			kind, isKind := strings.CutPrefix(name, "resources.")
+			if !isKind {
+				fields[name] = words
+				continue
+			}
+			ids := []json.Number{}
+			for _, word := range words {
+				if !strictjson.IsNumber(word) {
+					return nil, ErrValidation.With("%s must be ids; got %q.", name, word)
+				}
+				ids = append(ids, json.Number(word))
+			}
+			resources[kind], fields["resources"] = ids, resources
 		}
 	}
 	return fields, nil
