@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"latchkey/internal/idlists"
 	"latchkey/internal/keytext"
 	"latchkey/internal/strictjson"
 )
@@ -257,17 +258,17 @@ var keyColumns = []string{"name", "sha256", "hint", "owner", "environment", "exp
 // metadata.NAME may have any name.
 func (i *keyImport) importForm() ImportForm {
 	return ImportForm{
-		Name: "keys", Columns: slices.Concat(keyColumns, []string{"permissions", "allowed_ips", "resources.agents", "resources.contacts", "resources.teams"}, i.limits(), []string{"metadata.NAME"}),
+		Name: "keys", Columns: slices.Concat(keyColumns, []string{"permissions", "allowed_ips", "resources"}, i.limits(), []string{"metadata.NAME"}),
 		Open: func(column string) bool { return strings.HasPrefix(column, "metadata.") },
 		Row:  i.fields,
 	}
 }
 
 // fields converts the cells of a row, by column, to the members of a body. In the columns
-// permissions, allowed_ips and resources.KIND, blanks, commas or semicolons separate the words. fields returns
-// ErrValidation if a limit or an id is not a number.
+// permissions and allowed_ips, blanks, commas or semicolons separate the words, and resources is a text as in
+// idlists.Parse. fields returns ErrValidation if a limit or an id is not a number.
 func (i *keyImport) fields(cells map[string]string) (map[string]any, error) {
-	fields, limits, metadata, resources := map[string]any{}, map[string]any{}, map[string]any{}, map[string]any{}
+	fields, limits, metadata := map[string]any{}, map[string]any{}, map[string]any{}
 	for _, name := range slices.Sorted(maps.Keys(cells)) {
 		cell := cells[name]
 		tag, isTag := strings.CutPrefix(name, "metadata.")
@@ -281,21 +282,14 @@ func (i *keyImport) fields(cells map[string]string) (map[string]any, error) {
 			limits[name], fields["limits"] = json.Number(cell), limits
 		case slices.Contains(keyColumns, name):
 			fields[name] = cell
+		case name == "resources":
+			ids, err := idlists.Parse(cell)
+			if err != nil {
+				return nil, ErrValidation.With("resources %s.", err)
+			}
+			fields[name] = ids
 		default:
-			words := strings.FieldsFunc(cell, func(c rune) bool { return strings.ContainsRune(" ,;", c) })
-			kind, isKind := strings.CutPrefix(name, "resources.")
-			if !isKind {
-				fields[name] = words
-				continue
-			}
-			ids := []json.Number{}
-			for _, word := range words {
-				if !strictjson.IsNumber(word) {
-					return nil, ErrValidation.With("%s must be ids; got %q.", name, word)
-				}
-				ids = append(ids, json.Number(word))
-			}
-			resources[kind], fields["resources"] = ids, resources
+			fields[name] = strings.FieldsFunc(cell, func(c rune) bool { return strings.ContainsRune(" ,;", c) })
 		}
 	}
 	return fields, nil

@@ -255,22 +255,22 @@ func readResources(body *Body) (*Resources, error) {
 	for _, kind := range kinds.Names() {
 		ids := r.IDs(kind)
 		if ids == nil {
-			return nil, ErrValidation.With("resources has the unknown kind %q. The kinds are %s.", kind, strings.Join(ResourceKinds(), ", "))
+			return nil, ErrValidation.With("resources must have only %s; got %q.", strings.Join(ResourceKinds(), ", "), kind)
 		}
 		if !kinds.Given(kind) {
 			continue
 		}
 		err := strictjson.Decode(kinds.Raw(kind), ids)
 		if slices.Sort(*ids); err != nil || len(*ids) == 0 {
-			return nil, ErrValidation.With("resources.%s must be an array with at least one id, such as [8]. Leave %[1]s out so that it is not limited.", kind)
+			return nil, ErrValidation.With("resources must have an array with at least one id of %s, such as [8]. Leave %[1]s out so that they are not limited.", kind)
 		}
 		if *ids = slices.Compact(*ids); len(*ids) > MaxObjects {
-			return nil, ErrValidation.With("resources.%s has %d ids; the maximum is %d. Put the objects into a team and list the team.", kind, len(*ids), MaxObjects)
+			return nil, ErrValidation.With("resources must have at most %d %s; got %d. Put them into a team and list the team.", MaxObjects, kind, len(*ids))
 		}
 		some = true
 	}
 	if !some {
-		return nil, ErrValidation.With("resources lists no object. Send null for no limit.")
+		return nil, ErrValidation.With("resources must have an id, such as {\"agents\": [8]}, or be null for no limit.")
 	}
 	return r, nil
 }
@@ -302,7 +302,7 @@ func checkResources(tx *Tx, key *Key) error {
 			}
 		}
 		if len(missing) > 0 {
-			return ErrValidation.With("resources.%s: the owner %q has no %[1]s with the ids %[3]s.", kind, key.OwnerName, strings.Join(missing, ", "))
+			return ErrValidation.With("resources must have only %s that the owner %q sees; there are none with the ids %s.", kind, key.OwnerName, strings.Join(missing, ", "))
 		}
 	}
 	return nil
