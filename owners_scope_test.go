@@ -185,7 +185,7 @@ func TestScope_Fields(t *testing.T) {
 		}
 	}
 	// An agent outside of an event of the team, and a team outside of a listed contact.
-	w.operate(200, "PATCH", "/admin/v1/agents/3", `{"team_id": 0}`)
+	w.operate(200, "PATCH", "/admin/v1/agents/3", `{"team_id": null}`)
 	w.operate(201, "POST", "/admin/v1/teams", `{"name": "New", "members": ["admin"]}`)
 	_, key := w.key(everyPermission, `"resources": {"teams": [1]}`)
 	if got := object(t, w.ask("GET", eventsPath+"/3", key, "").Body.String()); got["ai_agent"] != nil {
