@@ -50,7 +50,7 @@ type RecordKind int
 
 // The kinds of records that Resources limit.
 const (
-	AgentRecord RecordKind = iota
+	AgentRecord RecordKind = iota + 1
 	ContactRecord
 	CallRecord
 	EventRecord // a calendar event
@@ -76,17 +76,25 @@ type Demand struct {
 // An event has no contact, so those of unlisted agents exist for no limited key.
 func (r *Resources) Demands(p Place) (list []Demand) {
 	agent, contact := Demand{"agent", r.Agents, p.Agent}, Demand{"contact", r.Contacts, p.Contact}
+	add := func(limited bool, d Demand) {
+		if limited {
+			list = append(list, d)
+		}
+	}
 	switch p.Kind {
 	case AgentRecord:
 		agent.Set = IDSet
+		add(len(r.Agents)+len(r.Teams) > 0, agent)
 	case ContactRecord:
 		contact.Set = IDSet
-	}
-	if p.Kind == EventRecord || p.Kind != ContactRecord && len(r.Agents)+len(r.Teams) > 0 {
-		list = append(list, agent)
-	}
-	if p.Kind == CallRecord && len(r.Contacts) > 0 || p.Kind == ContactRecord && len(r.Contacts)+len(r.Teams) > 0 {
-		list = append(list, contact)
+		add(len(r.Contacts)+len(r.Teams) > 0, contact)
+	case CallRecord:
+		add(len(r.Agents)+len(r.Teams) > 0, agent)
+		add(len(r.Contacts) > 0, contact)
+	case EventRecord:
+		add(true, agent)
+	default:
+		add(true, Demand{}) // nothing meets it
 	}
 	return list
 }

@@ -15,7 +15,7 @@ func TestResources_Has(t *testing.T) {
 	in := func(list []uint64, id uint64) bool { return slices.Contains(list, id) }
 	for n := range 27 * 4 * 27 {
 		r := &Resources{Agents: lists[n%3], Contacts: lists[n/3%3], Teams: lists[n/9%3]}
-		p := Place{Kind: RecordKind(n / 27 % 4), Owner: 1, Agent: uint64(n / 108 % 3), Contact: uint64(n / 324 % 3), Team: uint64(n / 972 % 3)}
+		p := Place{Kind: RecordKind(1 + n/27%4), Owner: 1, Agent: uint64(n / 108 % 3), Contact: uint64(n / 324 % 3), Team: uint64(n / 972 % 3)}
 		agents, contacts, teams := r.Agents != nil, r.Contacts != nil, r.Teams != nil
 		want := true
 		switch {
@@ -34,6 +34,9 @@ func TestResources_Has(t *testing.T) {
 		if got := r.Has(p); got != want {
 			t.Errorf("%+v has %+v: got %t, want %t", r, p, got, want)
 		}
+	}
+	if (&Resources{Agents: []uint64{1}}).Has(Place{Owner: 1, Agent: 1}) {
+		t.Error("a record of no kind exists for a limited key")
 	}
 	if none := (*Resources)(nil); !none.Has(Place{}) || !none.HasTeam(9) || !none.Equal(nil) || none.Equal(&Resources{}) {
 		t.Error("a key without resources is limited")
@@ -70,7 +73,7 @@ func TestResources_Refuses(t *testing.T) {
 		w.refuse("PATCH", "/admin/v1/keys/"+id, `{"resources": `+resources+`}`, 400, "validation_error", want)
 	}
 	w.refuse("PATCH", "/admin/v1/keys/"+id, `{"owner": "eve"}`, 400, "validation_error", `agents that the owner \"eve\" sees; there are none with the ids 1`)
-	if got := w.operate(200, "GET", "/admin/v1/keys/"+id, ""); fmt.Sprint(got["resources"], got["owner"]) != "map[agents:[1]] admin" {
+	if got := w.operate(200, "GET", "/admin/v1/keys/"+id, ""); fmt.Sprint(got["resources"]) != "map[agents:[1]]" || got["owner"] != "admin" {
 		t.Errorf("got %v %v", got["resources"], got["owner"])
 	}
 	w.operate(200, "PATCH", "/admin/v1/keys/"+id, `{"owner": "eve", "resources": {"agents": [4]}}`)
@@ -177,7 +180,7 @@ func TestResources_Ways(t *testing.T) {
 	if got := resources("cmd"); got != `{"agents":[1,2],"contacts":[3]}` {
 		t.Errorf("got %s", got)
 	}
-	if got := run(0, "keys", "show", "cmd"); !strings.Contains(got, "agents=1, 2") {
+	if got := run(0, "keys", "show", "cmd"); !strings.Contains(got, "agents=1,2,contacts=3") {
 		t.Errorf("got %s", got)
 	}
 	for _, bad := range []string{"8", "agents", "agents=x"} {

@@ -428,6 +428,26 @@ func TestScope_Webhooks(t *testing.T) {
 	}
 }
 
+// TestScope_EveryRoute wants each route for keys to be in one of the tests of this file, and in TestServer_OthersAreMissing
+// if its path has the id of an object.
+func TestScope_EveryRoute(t *testing.T) {
+	a := newTestApp(t)
+	known := map[string]string{
+		"GET /api/v1/agents": "Lists", "GET /api/v1/calls": "Lists", "GET /api/v1/contacts": "Lists", "GET /api/v1/calendar/events": "Lists",
+		"GET /api/v1/calendar/availability": "Availability", "POST /api/v1/calls": "Refers", "POST /api/v1/contacts/create": "Stored", "POST /api/v1/calendar/events/create": "Refers",
+		"GET /api/webhooks": "Webhooks", "POST /api/webhooks/create": "Webhooks",
+		// These are about the owner or about keys, and know no agent, contact or team.
+		"POST /api/v1/business/context": "", "GET /api/v1/context-variables": "", "POST /api/v1/context-variables/create": "", "PUT /api/v1/context-variables/:variable_id/update": "",
+		"PATCH /api/v1/context-variables/:variable_id/update": "", "DELETE /api/v1/context-variables/:variable_id/delete": "", "POST /api/v1/verify": "", "POST /api/v1/introspect": "",
+	}
+	for _, row := range a.Server.o.Keyed {
+		_, listed := known[row.Method+" "+row.Path]
+		if id := strings.Contains(row.Path, "/:"); strings.HasPrefix(row.Path, "/api/") && listed == (row.Object != nil) || row.Object != nil && !id {
+			t.Errorf("%s %s: say in this test what a limited key gets; a route with the id of an object has Route.Object", row.Method, row.Path)
+		}
+	}
+}
+
 // TestScope_OnlyKeys checks that no handler asks for the scope of the owner of a key, which would forget what the key
 // is limited to.
 func TestScope_OnlyKeys(t *testing.T) {
