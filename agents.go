@@ -157,7 +157,7 @@ func (a *agents) Routes() []Route {
 func (a *agents) AdminRoutes() []Route { return a.catalog.Routes() }
 
 func (a *agents) list(w http.ResponseWriter, r *Request) error {
-	if r.Key.Resources != nil {
+	if r.Key.Resources.LimitsAgents() {
 		rows, err := a.rows(r.Key)
 		if err != nil {
 			return err

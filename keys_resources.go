@@ -84,12 +84,12 @@ func (r *Resources) Demands(p Place) (list []Demand) {
 	switch p.Kind {
 	case AgentRecord:
 		agent.Set = IDSet
-		add(len(r.Agents)+len(r.Teams) > 0, agent)
+		add(r.LimitsAgents(), agent)
 	case ContactRecord:
 		contact.Set = IDSet
 		add(len(r.Contacts)+len(r.Teams) > 0, contact)
 	case CallRecord:
-		add(len(r.Agents)+len(r.Teams) > 0, agent)
+		add(r.LimitsAgents(), agent)
 		add(len(r.Contacts) > 0, contact)
 	case EventRecord:
 		add(true, agent)
@@ -98,6 +98,9 @@ func (r *Resources) Demands(p Place) (list []Demand) {
 	}
 	return list
 }
+
+// LimitsAgents reports whether some agents do not exist for a key with these resources.
+func (r *Resources) LimitsAgents() bool { return r != nil && len(r.Agents)+len(r.Teams) > 0 }
 
 // Has reports whether the record with this place exists for a key with these resources. nil limits nothing.
 func (r *Resources) Has(p Place) bool {
