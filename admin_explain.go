@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -224,7 +225,43 @@ func (e *explainer) checks(key *Key, row foundRoute, q asked, r *Request) ([]ste
 	if needed == "" {
 		needed = "none"
 	}
-	return slices.Concat(steps, minute, []step{verdict("permission", err, "The key has the required permission: "+needed+".")}, rest), nil
+	object, failed := e.object(key, row, q)
+	if failed != nil {
+		return nil, failed
+	}
+	return slices.Concat(steps, minute, []step{verdict("permission", err, "The key has the required permission: "+needed+".")}, rest, object), nil
+}
+
+// object returns a step that says whether the object in the path exists for a key with Resources. Without these,
+// and for guarded routes, there is no such step.
+func (e *explainer) object(key *Key, row foundRoute, q asked) ([]step, error) {
+	if key.Resources == nil || !strings.HasPrefix(row.Path, "/api/") {
+		return nil, nil
+	}
+	only := "The key is limited to " + key.Resources.String() + " by its resources. "
+	if row.Object == nil {
+		return []step{verdict("resources", nil, only+"Everything else is left out.")}, nil
+	}
+	want, have := strings.Split(row.Path, "/"), strings.Split(q.path, "/")
+	id := have[slices.IndexFunc(want, func(part string) bool { return strings.HasPrefix(part, ":") })]
+	var limited, all error
+	err := e.o.Store.View(func(tx *Tx) error {
+		free := key.Clone()
+		free.Resources = nil
+		limited, all = row.Object(tx, key, id), row.Object(tx, free, id)
+		return nil
+	})
+	switch {
+	case err != nil:
+		return nil, err
+	case limited == nil:
+		return []step{verdict("resources", nil, only+"The object in the path is one of them, or belongs to one.")}, nil
+	case !errors.Is(limited, ErrNotFound):
+		return nil, limited
+	case all == nil:
+		return []step{verdict("resources", ErrNotFound.With("%sThe object in the path is none of them and belongs to none, so the answer is the same as if it did not exist.", only), "")}, nil
+	}
+	return []step{verdict("resources", ErrNotFound.With("The object in the path does not exist for the owner of the key."), "")}, nil
 }
 
 // limits returns a step for each limit that a request would be charged to. names are the

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"latchkey/internal/idlists"
 	"latchkey/internal/keytext"
 	"latchkey/internal/strictjson"
 )
@@ -243,7 +244,7 @@ func (row *importRow) preview() map[string]any {
 		shown["result"] = "add"
 		shown["key"] = map[string]any{
 			"name": k.Name, "hint": k.Hint, "permissions": k.PermissionNames(), "owner": k.OwnerName, "environment": k.Environment,
-			"expires_at": Seconds(k.ExpiresAt), "paused": k.Paused, "limits": k.Limits, "metadata": k.Metadata, "allowed_ips": k.AllowedIPs,
+			"expires_at": Seconds(k.ExpiresAt), "paused": k.Paused, "limits": k.Limits, "metadata": k.Metadata, "allowed_ips": k.AllowedIPs, "resources": k.Resources,
 		}
 	}
 	return shown
@@ -257,15 +258,15 @@ var keyColumns = []string{"name", "ref", "sha256", "hint", "owner", "environment
 // metadata.NAME may have any name.
 func (i *keyImport) importForm() ImportForm {
 	return ImportForm{
-		Name: "keys", Columns: slices.Concat(keyColumns, []string{"permissions", "allowed_ips"}, i.limits(), []string{"metadata.NAME"}),
+		Name: "keys", Columns: slices.Concat(keyColumns, []string{"permissions", "allowed_ips", "resources"}, i.limits(), []string{"metadata.NAME"}),
 		Open: func(column string) bool { return strings.HasPrefix(column, "metadata.") },
 		Row:  i.fields,
 	}
 }
 
 // fields converts the cells of a row, by column, to the members of a body. In the columns
-// permissions and allowed_ips, blanks, commas or semicolons separate the words. fields returns
-// ErrValidation if a limit is not a number.
+// permissions and allowed_ips, blanks, commas or semicolons separate the words, and resources is a text as in
+// idlists.Parse. fields returns ErrValidation if a limit or an id is not a number.
 func (i *keyImport) fields(cells map[string]string) (map[string]any, error) {
 	fields, limits, metadata := map[string]any{}, map[string]any{}, map[string]any{}
 	for _, name := range slices.Sorted(maps.Keys(cells)) {
@@ -281,6 +282,12 @@ func (i *keyImport) fields(cells map[string]string) (map[string]any, error) {
 			limits[name], fields["limits"] = json.Number(cell), limits
 		case slices.Contains(keyColumns, name):
 			fields[name] = cell
+		case name == "resources":
+			ids, err := idlists.Parse(cell)
+			if err != nil {
+				return nil, ErrValidation.With("resources %s.", err)
+			}
+			fields[name] = ids
 		default:
 			fields[name] = strings.FieldsFunc(cell, func(c rune) bool { return strings.ContainsRune(" ,;", c) })
 		}

@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"latchkey/internal/strictjson"
 )
 
 // KeyRules holds the operator's rules for new and changed keys.
@@ -94,7 +96,11 @@ func (f *keyForm) Fill(in keyInput) error {
 	if err := f.fillMaps(key, body); err != nil {
 		return err
 	}
-	return f.fillOwner(in)
+	owner := key.Owner
+	if err := f.fillOwner(in); err != nil {
+		return err
+	}
+	return f.fillResources(in, owner)
 }
 
 // fillRef sets the ref of a key; null takes it away. It returns ErrConflict if another key that is not
@@ -246,6 +252,93 @@ func (f *keyForm) fillOwner(in keyInput) error {
 		return ErrConflict.With("The owner %q has %d keys that are not revoked. The setting keys.max_per_owner allows no more. Revoke a key, or raise the setting.", o.Name, limit)
 	}
 	key.Owner, key.OwnerName = o.ID, o.Name
+	return nil
+}
+
+// fillResources sets the objects that exist for a key, and for the webhooks that it created. null is no limit.
+// before is the id of the owner before the change.
+func (f *keyForm) fillResources(in keyInput, before uint64) error {
+	key, listed := in.key, in.key.Resources
+	if in.body.Has("resources") {
+		var err error
+		if key.Resources, err = readResources(in.body); err != nil {
+			return err
+		}
+	}
+	if key.Resources != nil && (in.body.Has("resources") || key.Owner != before) {
+		if err := checkResources(in.tx, key); err != nil {
+			return err
+		}
+	}
+	if in.create || key.Resources.Equal(listed) {
+		return nil
+	}
+	return LimitWebhooksOf(in.tx, key.ID, key.Resources)
+}
+
+// readResources reads the field resources. It returns nil if the field is null. The ids are in ascending order.
+func readResources(body *Body) (*Resources, error) {
+	if !body.Given("resources") {
+		return nil, nil
+	}
+	kinds, err := body.Object(body.Raw("resources"))
+	if err != nil || len(kinds.Names()) == 0 {
+		return nil, ErrValidation.With(`resources must be an object with ids, such as {"agents": [8], "contacts": [31, 32]}, or null for no limit.`)
+	}
+	r, some := &Resources{}, false
+	for _, kind := range kinds.Names() {
+		ids := r.IDs(kind)
+		if ids == nil {
+			return nil, ErrValidation.With("resources must have only %s; got %q.", strings.Join(ResourceKinds(), ", "), kind)
+		}
+		if !kinds.Given(kind) {
+			continue
+		}
+		err := strictjson.Decode(kinds.Raw(kind), ids)
+		if slices.Sort(*ids); err != nil || len(*ids) == 0 {
+			return nil, ErrValidation.With("resources must have an array with at least one id of %s, such as [8]. Leave %[1]s out so that they are not limited.", kind)
+		}
+		if *ids = slices.Compact(*ids); len(*ids) > MaxObjects {
+			return nil, ErrValidation.With("resources must have at most %d %s; got %d. Put them into a team and list the team.", MaxObjects, kind, len(*ids))
+		}
+		some = true
+	}
+	if !some {
+		return nil, ErrValidation.With("resources must have an id, such as {\"agents\": [8]}, or be null for no limit.")
+	}
+	return r, nil
+}
+
+// checkResources returns ErrValidation with the ids of a key's Resources that its owner does not see.
+func checkResources(tx *Tx, key *Key) error {
+	scope, err := ScopeOf(tx, key.Owner)
+	if err != nil {
+		return err
+	}
+	for _, kind := range ResourceKinds() {
+		var missing []string
+		for _, id := range *key.Resources.IDs(kind) {
+			text := strconv.FormatUint(id, 10)
+			switch kind {
+			case "agents":
+				_, err = FindAgent(tx, scope, text)
+			case "contacts":
+				_, err = FindContact(tx, scope, id)
+			default:
+				if err = nil; !slices.Contains(scope.Teams, id) {
+					err = ErrNotFound
+				}
+			}
+			if e, ok := errors.AsType[*Error](err); ok && e.Status == ErrNotFound.Status {
+				missing = append(missing, text)
+			} else if err != nil {
+				return err
+			}
+		}
+		if len(missing) > 0 {
+			return ErrValidation.With("resources must have only %s that the owner %q sees; there are none with the ids %s.", kind, key.OwnerName, strings.Join(missing, ", "))
+		}
+	}
 	return nil
 }
 

@@ -46,7 +46,7 @@ var agentTable = Table[Agent]{
 }
 
 // GetAgent returns the agent with this id, no matter which owner has it. It
-// returns ErrNotFound if there is no such agent.
+// returns ErrNotFound if there is no such agent. Handlers of the API need FindAgent.
 func GetAgent(tx *Tx, id uint64) (Agent, error) { return agentTable.Shared(tx, IDKey(id)) }
 
 // FindAgent returns the agent whose id or assistant id is ref. It returns
@@ -56,10 +56,25 @@ func FindAgent(tx *Tx, s Scope, ref string) (Agent, error) {
 	if id, e := strconv.ParseUint(ref, 10, 64); e == nil {
 		a, err = GetAgent(tx, id)
 	}
-	if errors.Is(err, ErrNotFound) || err == nil && !s.Allows(a.Owner, a.TeamID) {
+	if errors.Is(err, ErrNotFound) || err == nil && !s.Has(a.place()) {
 		return Agent{}, ErrAgentNotFound
 	}
 	return a, err
+}
+
+// AgentBrief returns Agent.Brief of the agent with this id. It returns nil if there is no such agent, or if s is the
+// scope of a limited key and does not include it.
+func AgentBrief(tx *Tx, s Scope, id uint64) map[string]any {
+	a, err := GetAgent(tx, id)
+	if err != nil || s.Limited() && !s.Has(a.place()) {
+		return nil
+	}
+	return a.Brief()
+}
+
+// place returns where the agent belongs.
+func (a Agent) place() Place {
+	return Place{Kind: AgentRecord, Owner: a.Owner, Team: a.TeamID, Agent: a.ID}
 }
 
 // SaveAgent stores a changed agent under its id.
@@ -87,7 +102,8 @@ type agentRow struct {
 	TeamID       *uint64 `json:"team_id"`
 }
 
-func (a Agent) row() agentRow {
+// row returns the agent in the form in which lists show it to a caller with this scope.
+func (a Agent) row(s Scope) agentRow {
 	row := agentRow{
 		ID: a.ID, AssistantID: a.AssistantID, Name: a.Name, Role: a.Role, MinutesUsed: a.MinutesUsed,
 		TotalCalls: a.TotalCalls, Model: a.Model, VoiceID: a.VoiceID, CanMakeCalls: a.PhoneNumber != "",
@@ -95,7 +111,7 @@ func (a Agent) row() agentRow {
 	if a.PhoneNumber != "" {
 		row.PhoneNumber = &a.PhoneNumber
 	}
-	if a.TeamID != 0 {
+	if a.TeamID != 0 && s.HasTeam(a.TeamID) {
 		row.TeamID = &a.TeamID
 	}
 	return row
@@ -141,6 +157,13 @@ func (a *agents) Routes() []Route {
 func (a *agents) AdminRoutes() []Route { return a.catalog.Routes() }
 
 func (a *agents) list(w http.ResponseWriter, r *Request) error {
+	if r.Key.Resources.LimitsAgents() {
+		rows, err := a.rows(r.Key)
+		if err != nil {
+			return err
+		}
+		return WriteJSON(w, http.StatusOK, map[string]any{"agents": rows})
+	}
 	// The generations are read before the tables. If a table changes in between,
 	// the list is cached with an old generation, so the next request rebuilds it.
 	agents, teams := a.agents.Load(), a.teams.Load()
@@ -149,7 +172,7 @@ func (a *agents) list(w http.ResponseWriter, r *Request) error {
 			return WriteBody(w, http.StatusOK, list.body)
 		}
 	}
-	rows, err := a.rows(r.Key.Owner)
+	rows, err := a.rows(r.Key)
 	if err != nil {
 		return err
 	}
@@ -164,18 +187,18 @@ func (a *agents) list(w http.ResponseWriter, r *Request) error {
 	return WriteBody(w, http.StatusOK, body)
 }
 
-// rows returns the agents that the owner may see, oldest first.
-func (a *agents) rows(owner uint64) ([]agentRow, error) {
+// rows returns the agents that the key may see, oldest first.
+func (a *agents) rows(key *Key) ([]agentRow, error) {
 	rows := []agentRow{}
 	err := a.store.View(func(tx *Tx) error {
-		scope, err := ScopeOf(tx, owner)
+		scope, err := ScopeOfKey(tx, key)
 		if err != nil {
 			return err
 		}
 		all := func(count int) (from, to int) { return 0, count }
-		agents, _, err := agentTable.Page(tx, Query{Any: scope.Filters()}, all)
+		agents, _, err := agentTable.Page(tx, scope.Query(AgentRecord, Query{}), all)
 		for _, agent := range slices.Backward(agents) {
-			rows = append(rows, agent.row())
+			rows = append(rows, agent.row(scope))
 		}
 		return err
 	})
@@ -239,7 +262,7 @@ func showAgent(tx *Tx, a Agent) (any, error) {
 		agentRow
 		Owner     string  `json:"owner"`
 		CreatedAt *string `json:"created_at"`
-	}{a.row(), OwnerName(tx, a.Owner), Seconds(a.CreatedAt)}, nil
+	}{a.row(Scope{All: true}), OwnerName(tx, a.Owner), Seconds(a.CreatedAt)}, nil
 }
 
 // blocked is an entry in the operator's do-not-call list.

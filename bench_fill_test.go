@@ -18,9 +18,11 @@ type filler struct {
 	testing.TB
 	app    *testApp
 	owners uint64
-	scale  float64
-	now    time.Time
-	random *rand.Rand
+	// contacts is how many contacts the calls are with; 0: with none, and the events have no agent
+	contacts uint64
+	scale    float64
+	now      time.Time
+	random   *rand.Rand
 }
 
 // each calls add for the numbers from 0 to n*scale, in transactions of 10,000.
@@ -59,6 +61,9 @@ func (f *filler) call(tx *Tx, i int) error {
 	if c.Status == callQueued {
 		c.Status = callCompleted // the server would call again
 	}
+	if f.contacts > 0 {
+		c.ContactID = 1 + uint64(i)*7919%f.contacts
+	}
 	return errors.Join(err, callTable.Put(tx, c))
 }
 
@@ -76,6 +81,9 @@ func (f *filler) contact(tx *Tx, i int) error {
 func (f *filler) event(tx *Tx, i int) error {
 	start := f.now.Add(time.Duration(i-50_000) * time.Hour / 20).Truncate(time.Minute)
 	e := event{Owner: f.owner(i), Title: fmt.Sprint("Event ", i), Kind: eventKinds()[0], Status: eventStates()[i%len(eventStates())], Start: start, End: start.Add(time.Hour), CreatedAt: f.now, UpdatedAt: f.now}
+	if f.contacts > 0 {
+		e.AgentID = 1 + uint64(i)%1000
+	}
 	if i%50 == 0 {
 		e.End = start.Add(5 * longEvent)
 	}

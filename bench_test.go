@@ -2,13 +2,19 @@ package main
 
 import (
 	"bufio"
+	"cmp"
+	"errors"
+	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -202,6 +208,42 @@ func BenchmarkLists(b *testing.B) {
 		{"availability", []string{"/api/v1/calendar/availability", "/api/v1/calendar/availability?start_date=2026-02-10&end_date=2026-02-24&duration=15"}},
 	} {
 		b.Run(bb.name, func(b *testing.B) { worst(b, a, key, bb.paths...) })
+	}
+}
+
+// BenchmarkScopes asks for lists with limited keys, in a store of 1,000,000 calls with 1,000 agents and 100,000 contacts,
+// or a part of that, as LATCHKEY_BENCH_SCALE says.
+func BenchmarkScopes(b *testing.B) {
+	scale, err := strconv.ParseFloat(cmp.Or(os.Getenv("LATCHKEY_BENCH_SCALE"), "0.02"), 64)
+	if err != nil {
+		b.Fatal(err)
+	}
+	f := &filler{TB: b, owners: 1, scale: scale, contacts: uint64(100_000 * scale), random: rand.New(rand.NewPCG(1, 2))}
+	f.app = newTestApp(b, func(c *Config) { c.Log.Access = false })
+	f.now = f.app.clock.Now()
+	err = f.app.Store.Update(func(tx *Tx) error {
+		_, err := EnsureOwner(tx, DefaultOwner, f.now)
+		for i := range uint64(1000) {
+			err = errors.Join(err, agentTable.Put(tx, Agent{ID: i + 1, Name: "A", AssistantID: fmt.Sprintf("assistant_%d", i+1), Role: roleInbound, Owner: 1, CreatedAt: f.now}))
+		}
+		return err
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	f.each("contacts", 100_000, f.contact)
+	f.each("calls", 1_000_000, f.call)
+	f.each("events", 100_000, f.event)
+	var hundred []string
+	for i := range MaxObjects {
+		hundred = append(hundred, strconv.Itoa(1+i*7))
+	}
+	all := strings.Join(hundred, ",")
+	for _, resources := range []string{`null`, `{"agents": [8]}`, `{"contacts": [8]}`, `{"agents": [8], "contacts": [8]}`, `{"agents": [` + all + `]}`, `{"contacts": [` + all + `]}`, `{"agents": [` + all + `], "contacts": [` + all + `]}`} {
+		_, key := f.app.key(everyPermission, `"limits": {"requests_per_minute_limit": 1000000000}`, `"resources": `+resources)
+		for _, path := range []string{"/api/v1/calls", "/api/v1/contacts?search=mara", "/api/v1/calendar/events", "/api/v1/agents"} {
+			b.Run(strings.ReplaceAll(resources, all, "100")+path, func(b *testing.B) { worst(b, f.app, key, path) })
+		}
 	}
 }
 

@@ -84,6 +84,7 @@ const (
 	MaxOptions  = 200  // options of a context variable
 	MaxMembers  = 1000 // members of a team
 	MaxNetworks = 1000 // allowed addresses of a key
+	MaxObjects  = 100  // objects of one kind that a key is limited to
 	MaxMetadata = 100  // texts in the metadata of a key
 	MaxWords    = 1000 // words of a fixed set, such as permissions, and hashes that are only compared
 )

@@ -7,6 +7,7 @@ package main
 
 import (
 	"errors"
+	"maps"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -31,11 +32,11 @@ func (c *calendar) Routes() []Route {
 	const path = "/api/v1/calendar/events"
 	return []Route{
 		{Method: "GET", Path: path, Permission: ReadCalendar, Handle: c.list},
-		{Method: "GET", Path: path + "/:event_id", Permission: ReadCalendar, Handle: c.get},
+		{Method: "GET", Path: path + "/:event_id", Permission: ReadCalendar, Handle: c.get, Object: eventExists},
 		{Method: "POST", Path: path + "/create", Permission: WriteCalendar, Handle: c.create, Spends: EventsPerDay},
-		{Method: "PUT", Path: path + "/:event_id/update", Permission: WriteCalendar, Handle: c.update},
-		{Method: "PATCH", Path: path + "/:event_id/update", Permission: WriteCalendar, Handle: c.update},
-		{Method: "POST", Path: path + "/:event_id/cancel", Permission: WriteCalendar, Handle: c.cancel, Finishes: true},
+		{Method: "PUT", Path: path + "/:event_id/update", Permission: WriteCalendar, Handle: c.update, Object: eventExists},
+		{Method: "PATCH", Path: path + "/:event_id/update", Permission: WriteCalendar, Handle: c.update, Object: eventExists},
+		{Method: "POST", Path: path + "/:event_id/cancel", Permission: WriteCalendar, Handle: c.cancel, Finishes: true, Object: eventExists},
 	}
 }
 
@@ -101,7 +102,7 @@ func (c *calendar) list(w http.ResponseWriter, r *Request) error {
 	}
 	rows, count := []any{}, 0
 	err = r.View(c.store, func(tx *Tx) error {
-		scope, err := ScopeOf(tx, r.Key.Owner)
+		scope, err := ScopeOfKey(tx, r.Key)
 		if err != nil {
 			return err
 		}
@@ -114,12 +115,11 @@ func (c *calendar) list(w http.ResponseWriter, r *Request) error {
 			return err
 		}
 		from, to := dates.Bounds()
-		query := eventQuery(r, from, to, filters...)
-		query.Any = scope.Filters()
+		query := scope.Query(EventRecord, eventQuery(r, from, to, filters...))
 		events, n, err := appointmentTable.Page(tx, query, page.Bounds)
 		count = n
 		for _, e := range events {
-			rows = append(rows, e.Row(tx))
+			rows = append(rows, e.Row(tx, scope))
 		}
 		return err
 	})
@@ -133,25 +133,36 @@ func (c *calendar) list(w http.ResponseWriter, r *Request) error {
 // returns ErrNotFound if there is no such event or if the scope does not
 // include it.
 func (c *calendar) own(tx *Tx, r *Request) (event, Scope, error) {
-	scope, err := ScopeOf(tx, r.Key.Owner)
+	return eventOf(tx, r.Key, r.Params.ByName("event_id"))
+}
+
+// eventOf returns the event whose id or UUID is ref, like own.
+func eventOf(tx *Tx, key *Key, ref string) (event, Scope, error) {
+	scope, err := ScopeOfKey(tx, key)
 	if err != nil {
 		return event{}, scope, err
 	}
-	e, err := findEvent(tx, r.Params.ByName("event_id"))
-	if err == nil && !scope.Allows(e.Owner, e.TeamID) {
+	e, err := findEvent(tx, ref)
+	if err == nil && !scope.Has(e.place()) {
 		err = ErrNotFound
 	}
 	return e, scope, err
 }
 
+// eventExists is the Route.Object of routes with the id of an event.
+func eventExists(tx *Tx, key *Key, ref string) error {
+	_, _, err := eventOf(tx, key, ref)
+	return err
+}
+
 func (c *calendar) get(w http.ResponseWriter, r *Request) error {
 	var shown map[string]any
 	err := c.store.View(func(tx *Tx) error {
-		e, _, err := c.own(tx, r)
+		e, scope, err := c.own(tx, r)
 		if err != nil {
 			return err
 		}
-		shown = e.Detail(tx)
+		shown = e.Detail(tx, scope)
 		return nil
 	})
 	if err != nil {
@@ -192,12 +203,18 @@ func (c *calendar) create(w http.ResponseWriter, r *Request) error {
 		return err
 	}
 	var standings []LimitStatus
-	return Once(w, r, Creation{c.store, "events", http.StatusCreated, body}, func(tx *Tx) (any, error) {
-		scope, err := ScopeOf(tx, r.Key.Owner)
+	refer := func(tx *Tx) error {
+		scope, err := ScopeOfKey(tx, r.Key)
 		if err == nil {
 			err = checkLinks(tx, scope, e)
 		}
-		if err != nil {
+		if err == nil {
+			err = scope.CheckStored(e.place())
+		}
+		return err
+	}
+	return Once(w, r, Creation{c.store, "events", http.StatusCreated, body, refer}, func(tx *Tx) (any, error) {
+		if err := refer(tx); err != nil {
 			return nil, err
 		}
 		if standings, err = c.limiter.SpendIn(tx, r.Key.Charge(nil, EventsPerDay, 1), r.Steady); err != nil {
@@ -237,6 +254,9 @@ func (c *calendar) update(w http.ResponseWriter, r *Request) error {
 			if err := checkLinks(tx, scope, e); err != nil {
 				return err
 			}
+		}
+		if err := scope.CheckStored(e.place()); err != nil {
+			return err
 		}
 		e.UpdatedAt = r.Now
 		if e, err = saveEvent(tx, e); err != nil {
@@ -353,12 +373,12 @@ func publishEvent(tx *Tx, n eventNotice) error {
 		return nil
 	}
 	e := n.Event
-	shown := e.Row(tx)
-	shown["ics_url"] = e.ICSPath()
-	for name, value := range n.More {
-		shown[name] = value
-	}
-	return Publish(tx, WebhookEvent{Type: n.Type, Owner: e.Owner, Team: e.TeamID, At: n.At, Body: map[string]any{"calendar_event": shown}})
+	return Publish(tx, RecordEvent(n.Type, e.place(), n.At, func(s Scope) map[string]any {
+		shown := e.Row(tx, s)
+		shown["ics_url"] = e.ICSPath()
+		maps.Copy(shown, n.More)
+		return map[string]any{"calendar_event": shown}
+	}))
 }
 
 // adminEvents serves the admin endpoints for the events of all owners. An event
@@ -445,7 +465,7 @@ func (d *adminEvents) list(w http.ResponseWriter, r *Request) error {
 
 // showEvent returns an event in the form in which the operator sees it.
 func showEvent(tx *Tx, e event) map[string]any {
-	shown := e.Detail(tx)
+	shown := e.Detail(tx, Scope{All: true})
 	shown["owner"] = OwnerName(tx, e.Owner)
 	e.ShowAuthors(shown)
 	return shown

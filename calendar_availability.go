@@ -101,8 +101,8 @@ func (a *availability) Routes() []Route {
 }
 
 // list answers with the free slots of the key's owner. The events of this owner
-// count as busy. The events of other team members do not, although the key can
-// see them.
+// count as busy, as far as they exist for the key. The events of other team
+// members do not, although the key can see them.
 func (a *availability) list(w http.ResponseWriter, r *Request) error {
 	q, err := r.Query("start_date", "end_date", "duration")
 	if err != nil {
@@ -130,7 +130,17 @@ func (a *availability) list(w http.ResponseWriter, r *Request) error {
 		from, to := dates.Bounds()
 		buffer := time.Duration(s.Buffer) * time.Minute
 		var busy []span
+		scope, err := ScopeOfKey(tx, r.Key)
+		if err != nil {
+			return err
+		}
 		for _, span := range eventsBetween(tx, ScopeKeys(r.Key.Owner, 0), from.Add(-buffer), to.Add(buffer)) {
+			if exists, err := span.existsIn(tx, scope); err != nil || !exists {
+				if err != nil {
+					return err
+				}
+				continue
+			}
 			if state := eventStates()[span.State]; state == eventScheduled || state == eventConfirmed {
 				busy = append(busy, span)
 			}

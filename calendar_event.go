@@ -151,6 +151,7 @@ var appointmentTable = Table[event]{
 		Sets: []Index[event]{
 			{"scope", func(e event) [][]byte { return ScopeKeys(e.Owner, e.TeamID) }},
 			{"status", func(e event) [][]byte { return [][]byte{[]byte(e.Status)} }},
+			{"agent", event.agentKeys},
 		},
 		Order:   func(e event) uint64 { return timeNumber(e.Start) },
 		Columns: []Column[event]{{endColumn, func(e event) uint64 { return timeNumber(e.End) }}},
@@ -180,6 +181,19 @@ func statusFilter(status string) ([]Filter, error) {
 		return nil, ErrValidation.With("status must be one of %v; got %q.", eventStates(), status)
 	}
 	return []Filter{{"status", []byte(status)}}, nil
+}
+
+// place returns where the event belongs.
+func (e event) place() Place {
+	return Place{Kind: EventRecord, Owner: e.Owner, Team: e.TeamID, Agent: e.AgentID}
+}
+
+// agentKeys returns the entry of the event in the set of the events of its agent.
+func (e event) agentKeys() [][]byte {
+	if e.AgentID == 0 {
+		return nil
+	}
+	return [][]byte{IDKey(e.AgentID)}
 }
 
 // EventTables returns the table of events, for store checks.
@@ -243,8 +257,7 @@ type span struct {
 
 // eventsBetween returns the events that overlap the range between the times
 // from and to, earliest start first. An event that only touches the range is
-// not included. prefixes selects the owners and teams. Scope.Keys and ScopeKeys
-// return such prefixes.
+// not included. prefixes selects the owners and teams. ScopeKeys returns such prefixes.
 func eventsBetween(tx *Tx, prefixes [][]byte, from, to time.Time) []span {
 	var all []span
 	add := func(entry, key []byte, start, end time.Time) {
@@ -268,6 +281,15 @@ func eventsBetween(tx *Tx, prefixes [][]byte, from, to time.Time) []span {
 	return slices.Compact(all) // an event can be under the prefixes of both its owner and its team
 }
 
+// existsIn reports whether the event is in a scope, whose owner has it.
+func (s span) existsIn(tx *Tx, scope Scope) (bool, error) {
+	if !scope.Limited() {
+		return true, nil
+	}
+	e, err := appointmentTable.Get(tx, IDKey(s.ID))
+	return err == nil && scope.Has(e.place()), err
+}
+
 // dueReminders returns up to limit events whose reminder is due at or before
 // now. The earliest reminder comes first.
 func dueReminders(tx *Tx, now time.Time, limit int) (events []event, err error) {
@@ -284,30 +306,30 @@ func dueReminders(tx *Tx, now time.Time, limit int) (events []event, err error) 
 	return events, nil
 }
 
-// Row returns the event in the form in which lists show it (contract 7.1).
-func (e event) Row(tx *Tx) map[string]any {
+// Row returns the event in the form in which lists show it to a caller with this scope (contract 7.1).
+func (e event) Row(tx *Tx, s Scope) map[string]any {
 	row := map[string]any{
 		"id": e.ID, "uuid": e.UUID, "title": e.Title, "event_type": e.Kind, "status": e.Status, "start_time": Millis(e.Start), "end_time": Millis(e.End),
 		"duration_minutes": (e.End.UnixMilli() - e.Start.UnixMilli()) / time.Minute.Milliseconds(), "location": TextOrNone(e.Location), "has_video_conference": e.Video,
 		"video_conference_url": TextOrNone(e.VideoURL), "created_by_ai_agent": e.ByAgent, "ai_agent": nil,
 		"customer": map[string]any{"name": TextOrNone(e.CustomerName), "email": TextOrNone(e.CustomerEmail), "phone": TextOrNone(e.CustomerPhone)},
 	}
-	if agent, err := GetAgent(tx, e.AgentID); err == nil {
-		row["ai_agent"] = agent.Brief()
+	if agent := AgentBrief(tx, s, e.AgentID); agent != nil {
+		row["ai_agent"] = agent
 	}
 	return row
 }
 
 // Detail returns the event in the form in which GET /calendar/events/{event_id}
-// shows it (contract 7.2).
-func (e event) Detail(tx *Tx) map[string]any {
-	shown := e.Row(tx)
+// shows it to a caller with this scope (contract 7.2).
+func (e event) Detail(tx *Tx, s Scope) map[string]any {
+	shown := e.Row(tx, s)
 	shown["description"], shown["event_type_display"], shown["status_display"] = TextOrNone(e.Description), DisplayWord(e.Kind), DisplayWord(e.Status)
 	shown["video_conference_provider"], shown["is_reminder_enabled"], shown["remind_before_minutes"] = TextOrNone(e.VideoProvider), e.Remind, e.RemindBefore
 	shown["created_at"], shown["updated_at"], shown["ics_url"] = Millis(e.CreatedAt), Millis(e.UpdatedAt), e.ICSPath()
 	shown["customer"].(map[string]any)["notes"] = TextOrNone(e.CustomerNotes)
 	shown["team"] = nil
-	if team := TeamBrief(tx, e.TeamID); team != nil {
+	if team := s.TeamBrief(tx, e.TeamID); team != nil {
 		shown["team"] = team
 	}
 	// These fields are always nil, because there are no connectors to other

@@ -64,7 +64,7 @@ func wantEvents(rt *rapid.T, a *testApp, r *Request, events []event) {
 	anyone := rapid.Bool().Draw(rt, "of any owner")
 	var want []event
 	for _, e := range events {
-		if e.Start.Before(to) && e.End.After(from) && (status == "" || e.Status == status) && (anyone || scope.Allows(e.Owner, e.TeamID)) {
+		if e.Start.Before(to) && e.End.After(from) && (status == "" || e.Status == status) && (anyone || scope.Has(e.place())) {
 			want = append(want, e)
 		}
 	}
@@ -74,7 +74,7 @@ func wantEvents(rt *rapid.T, a *testApp, r *Request, events []event) {
 	filters, err := statusFilter(status)
 	q := eventQuery(r, from, to, filters...)
 	if !anyone {
-		q.Any = scope.Filters()
+		q = scope.Query(EventRecord, q)
 	}
 	viewErr := a.Store.View(func(tx *Tx) error {
 		got, count, err := appointmentTable.Page(tx, q, func(count int) (int, int) { return min(first, count), min(last, count) })

@@ -31,7 +31,7 @@ func CallTables() []Checked { return []Checked{&callTable} }
 func (c *calls) Routes() []Route {
 	return []Route{
 		{Method: "GET", Path: "/api/v1/calls", Permission: ReadCalls, Handle: c.list},
-		{Method: "GET", Path: "/api/v1/calls/:call_id", Permission: ReadCalls, Handle: c.get},
+		{Method: "GET", Path: "/api/v1/calls/:call_id", Permission: ReadCalls, Handle: c.get, Object: callExists},
 		{Method: "POST", Path: "/api/v1/calls", Permission: InitiateCalls, Handle: c.start, Spends: CallsPerDay},
 	}
 }
@@ -51,7 +51,7 @@ func (c *calls) list(w http.ResponseWriter, r *Request) error {
 	}
 	rows, count := []any{}, 0
 	err = r.View(c.store, func(tx *Tx) error {
-		scope, err := ScopeOf(tx, r.Key.Owner)
+		scope, err := ScopeOfKey(tx, r.Key)
 		if err != nil {
 			return err
 		}
@@ -78,16 +78,9 @@ func (c *calls) list(w http.ResponseWriter, r *Request) error {
 func (c *calls) get(w http.ResponseWriter, r *Request) error {
 	var shown map[string]any
 	err := c.store.View(func(tx *Tx) error {
-		scope, err := ScopeOf(tx, r.Key.Owner)
+		call, scope, err := callOf(tx, r.Key, r.Params.ByName("call_id"))
 		if err != nil {
 			return err
-		}
-		call, err := findCall(tx, r.Params.ByName("call_id"))
-		if err != nil {
-			return err
-		}
-		if !scope.Allows(call.Owner, call.TeamID) {
-			return ErrNotFound // ErrPermission would confirm that the call exists
 		}
 		shown = call.Detail(tx, scope)
 		return nil
@@ -96,6 +89,26 @@ func (c *calls) get(w http.ResponseWriter, r *Request) error {
 		return err
 	}
 	return WriteJSON(w, http.StatusOK, shown)
+}
+
+// callOf returns the call whose id or call id is ref, and the scope of the key. It returns ErrNotFound if the scope
+// does not include the call: ErrPermission would confirm that it exists.
+func callOf(tx *Tx, key *Key, ref string) (call, Scope, error) {
+	scope, err := ScopeOfKey(tx, key)
+	if err != nil {
+		return call{}, scope, err
+	}
+	c, err := findCall(tx, ref)
+	if err == nil && !scope.Has(c.place()) {
+		err = ErrNotFound
+	}
+	return c, scope, err
+}
+
+// callExists is the Route.Object of routes with the id of a call.
+func callExists(tx *Tx, key *Key, ref string) error {
+	_, _, err := callOf(tx, key, ref)
+	return err
 }
 
 // callRequest holds the fields of a request that starts a call or records an
@@ -144,6 +157,20 @@ func readCallRequest(b *Body) (o callRequest, err error) {
 	return o, b.Err()
 }
 
+// refer returns the agent of a new call with a key that has this scope. It returns ErrAgentNotFound, or ErrNotFound
+// for the contact, if the scope does not include one of them, and otherwise ErrPermission if it would not include
+// the call.
+func (o callRequest) refer(tx *Tx, scope Scope) (Agent, error) {
+	agent, err := FindAgent(tx, scope, o.Agent)
+	if err != nil {
+		return agent, err
+	}
+	if err := CheckContact(tx, scope, o.Contact); err != nil {
+		return agent, err
+	}
+	return agent, scope.CheckStored(Place{Kind: CallRecord, Owner: scope.Owner, Team: agent.TeamID, Agent: agent.ID, Contact: o.Contact})
+}
+
 // start stores a queued call and charges the limit CallsPerDay. Both happen in
 // one transaction, so a refused call uses no unit of the limit.
 func (c *calls) start(w http.ResponseWriter, r *Request) error {
@@ -156,7 +183,14 @@ func (c *calls) start(w http.ResponseWriter, r *Request) error {
 		return err
 	}
 	var standings []LimitStatus
-	return Once(w, r, Creation{c.store, "calls", http.StatusCreated, body}, func(tx *Tx) (any, error) {
+	seen := func(tx *Tx) error {
+		scope, err := ScopeOfKey(tx, r.Key)
+		if err == nil {
+			_, err = o.refer(tx, scope)
+		}
+		return err
+	}
+	return Once(w, r, Creation{c.store, "calls", http.StatusCreated, body, seen}, func(tx *Tx) (any, error) {
 		if err := CheckValues(tx, "variables", nil, o.Variables); err != nil {
 			return nil, err
 		}
@@ -188,7 +222,7 @@ func (c *calls) start(w http.ResponseWriter, r *Request) error {
 // contract 3.3. The error for an unknown contact, ErrNotFound, comes before
 // ErrFunds.
 func (c *calls) check(tx *Tx, r *Request, o callRequest) (Agent, error) {
-	scope, err := ScopeOf(tx, r.Key.Owner)
+	scope, err := ScopeOfKey(tx, r.Key)
 	if err != nil {
 		return Agent{}, err
 	}
@@ -202,14 +236,11 @@ func (c *calls) check(tx *Tx, r *Request, o callRequest) (Agent, error) {
 	if blocked {
 		return Agent{}, ErrDoNotCall
 	}
-	agent, err := FindAgent(tx, scope, o.Agent)
-	if err != nil {
-		return agent, err
-	}
-	if agent.PhoneNumber == "" {
+	agent, err := o.refer(tx, scope)
+	if agent.ID != 0 && agent.PhoneNumber == "" {
 		return agent, ErrNoPhone
 	}
-	if err := CheckContact(tx, scope, o.Contact); err != nil {
+	if err != nil {
 		return agent, err
 	}
 	owner, err := FindOwner(tx, r.Key.Owner)

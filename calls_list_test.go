@@ -97,7 +97,7 @@ func (m *listModel) wanted(kind string, owner uint64, q url.Values) (ids []strin
 				continue // the owner sees the call, but not its agent
 			}
 			agent := q.Get("agent_id") == strconv.FormatUint(c.Agent.ID, 10) || is("agent_id", c.Agent.AssistantID)
-			if kind == "calls" && (owner == 0 || scope.Allows(c.Owner, c.TeamID)) && is("status", c.Status) && is("type", c.Type) && is("owner", m.owners[c.Owner]) && agent {
+			if kind == "calls" && (owner == 0 || scope.Has(c.place())) && is("status", c.Status) && is("type", c.Type) && is("owner", m.owners[c.Owner]) && agent {
 				rows = append(rows, row{c.ID, c.sortTime()})
 			}
 		}
@@ -106,7 +106,7 @@ func (m *listModel) wanted(kind string, owner uint64, q url.Values) (ids []strin
 				return err
 			}
 			tag := q.Get("tag") == "" || slices.Contains(c.Tags, q.Get("tag"))
-			if kind == "contacts" && (owner == 0 || scope.Allows(c.Owner, c.TeamID)) && is("stage", c.Stage) && is("status", c.Status) && is("owner", m.owners[c.Owner]) && tag &&
+			if kind == "contacts" && (owner == 0 || scope.Has(c.place())) && is("stage", c.Stage) && is("status", c.Status) && is("owner", m.owners[c.Owner]) && tag &&
 				fold.Match(fold.Words(q.Get("search")), c.FirstName, c.LastName, c.Email) {
 				rows = append(rows, row{id: c.ID})
 			}

@@ -148,9 +148,23 @@ var callTable = Table[call]{
 			{"status", func(c call) [][]byte { return [][]byte{[]byte(c.Status)} }},
 			{"type", func(c call) [][]byte { return [][]byte{[]byte(c.Type)} }},
 			{"agent", func(c call) [][]byte { return [][]byte{IDKey(c.Agent.ID), []byte(c.Agent.AssistantID)} }},
+			{"contact", call.contactKeys},
 		},
 		Order: func(c call) uint64 { return clock.SortKey(c.sortTime()) },
 	},
+}
+
+// place returns where the call belongs.
+func (c call) place() Place {
+	return Place{Kind: CallRecord, Owner: c.Owner, Team: c.TeamID, Agent: c.Agent.ID, Contact: c.ContactID}
+}
+
+// contactKeys returns the entry of the call in the set of the calls with its contact.
+func (c call) contactKeys() [][]byte {
+	if c.ContactID == 0 {
+		return nil
+	}
+	return [][]byte{IDKey(c.ContactID)}
 }
 
 // findCall returns the call whose id or call id is ref, no matter which owner
@@ -254,8 +268,7 @@ func (f callFilter) query(ctx context.Context) Query {
 // inScope is like query, for the calls in a scope and of the agent of the
 // filter. It returns ErrAgentNotFound if the scope has no such agent.
 func (f callFilter) inScope(ctx context.Context, tx *Tx, s Scope) (Query, error) {
-	q := f.query(ctx)
-	q.Any = s.Filters()
+	q := s.Query(CallRecord, f.query(ctx))
 	if f.Agent == "" {
 		return q, nil
 	}
@@ -320,7 +333,7 @@ func (c call) Detail(tx *Tx, scope Scope) map[string]any {
 	c.show(shown)
 	shown["id"], shown["call_id"], shown["agent"] = c.ID, c.CallID, &c.Agent
 	shown["transcript"], shown["billing"], shown["team"] = TextOrNone(c.Transcript), &c.Billing, nil
-	if team := TeamBrief(tx, c.TeamID); team != nil {
+	if team := scope.TeamBrief(tx, c.TeamID); team != nil {
 		shown["team"] = team
 	}
 	if contact, err := FindContact(tx, scope, c.ContactID); err == nil {
@@ -352,8 +365,8 @@ func publishCall(tx *Tx, before, after call, now time.Time) error {
 	add(before.Summary == "" && after.Summary != "", "call.summary")
 	add(before.RecordingURL == "" && after.RecordingURL != "", "call.recording")
 	for _, event := range events {
-		body := map[string]any{"call": callPayload(tx, after, event)}
-		if err := Publish(tx, WebhookEvent{Type: event, Owner: after.Owner, Team: after.TeamID, At: now, Body: body}); err != nil {
+		body := func(s Scope) map[string]any { return map[string]any{"call": callPayload(tx, after, event, s)} }
+		if err := Publish(tx, RecordEvent(event, after.place(), now, body)); err != nil {
 			return err
 		}
 	}
@@ -361,14 +374,14 @@ func publishCall(tx *Tx, before, after call, now time.Time) error {
 }
 
 // callPayload returns the object "call" in the body of a webhook event
-// (contract 8.2). The API does not publish the names error_reason, transcript,
+// (contract 8.2), for a receiver with this scope. The API does not publish the names error_reason, transcript,
 // recording_url, summary and contact, so these names are our choice.
-func callPayload(tx *Tx, c call, event string) map[string]any {
+func callPayload(tx *Tx, c call, event string, scope Scope) map[string]any {
 	body := map[string]any{
 		"id": c.ID, "klen_call_id": c.CallID, "agent_id": c.Agent.ID, "agent_name": c.Agent.Name, "status": c.Status, "type": c.Type,
 		"phone_number": c.PhoneNumber, "started_at": Seconds(c.StartedAt), "ended_at": Seconds(c.EndedAt), "duration_seconds": c.Duration(),
 	}
-	if contact, err := FindContact(tx, c.Everyone(), c.ContactID); err == nil {
+	if contact, err := FindContact(tx, scope, c.ContactID); err == nil {
 		body["contact"] = contact.Brief()
 	}
 	switch event {

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -99,10 +100,24 @@ func FindContact(tx *Tx, s Scope, id uint64) (contact, error) {
 	if err != nil {
 		return contact{}, err
 	}
-	if !s.Allows(c.Owner, c.TeamID) {
+	if !s.Has(c.place()) {
 		return contact{}, ErrNotFound
 	}
 	return c, nil
+}
+
+// contactExists is the Route.Object of routes with the id of a contact.
+func contactExists(tx *Tx, key *Key, ref string) error {
+	scope, err := ScopeOfKey(tx, key)
+	if err != nil {
+		return err
+	}
+	id, err := strconv.ParseUint(ref, 10, 64)
+	if err != nil {
+		return ErrNotFound
+	}
+	_, err = FindContact(tx, scope, id)
+	return err
 }
 
 // CheckContact returns nil if scope s includes a contact with this id, and
@@ -118,20 +133,27 @@ func CheckContact(tx *Tx, s Scope, id uint64) error {
 	return err
 }
 
+// place returns where the contact belongs.
+func (c contact) place() Place {
+	return Place{Kind: ContactRecord, Owner: c.Owner, Team: c.TeamID, Contact: c.ID}
+}
+
 // SaveContact stores c under its id, which must not be 0. It replaces the
 // contact that is already stored there.
 func SaveContact(tx *Tx, c contact) error { return contactTable.Put(tx, c) }
 
-// ContactBlocks reports whether a contact in scope s has this phone number
-// marked as do_not_call.
+// ContactBlocks reports whether a contact of the owner of scope s, or of one of the owner's teams, has this
+// phone number marked as do_not_call. It also counts contacts that the Resources of a key leave out: who must
+// not be called must not be called with that key either.
 func ContactBlocks(tx *Tx, s Scope, phone string) (bool, error) {
+	s = s.Within(nil)
 	for _, key := range contactTable.Find(tx, "phone", phoneKey(phone), Forward) {
 		c, err := contactTable.Get(tx, key)
 		if err != nil {
 			return false, err
 		}
 		blocks := func(p Phone) bool { return p.DoNotCall && p.PhoneNumber == phone }
-		if s.Allows(c.Owner, c.TeamID) && slices.ContainsFunc(c.PhoneNumbers, blocks) {
+		if s.Has(c.place()) && slices.ContainsFunc(c.PhoneNumbers, blocks) {
 			return true, nil
 		}
 	}
@@ -149,13 +171,13 @@ func (c contact) Brief() map[string]any {
 }
 
 // row returns the fields that appear both in lists of contacts and in the
-// answer for a single contact.
-func (c contact) row(tx *Tx) map[string]any {
+// answer for a single contact, to a caller with scope s.
+func (c contact) row(tx *Tx, s Scope) map[string]any {
 	v := make(map[string]any, contactFields)
 	v["id"], v["first_name"], v["last_name"], v["full_name"] = c.ID, c.FirstName, c.LastName, c.FullName()
 	v["email"], v["company"], v["stage"], v["status"] = c.Email, c.Company, c.Stage, c.Status
 	v["created_date"], v["last_call_date"] = Seconds(c.CreatedAt), Seconds(c.LastCallDate)
-	v["tags"], v["team"] = append([]string{}, c.Tags...), TeamBrief(tx, c.TeamID)
+	v["tags"], v["team"] = append([]string{}, c.Tags...), s.TeamBrief(tx, c.TeamID)
 	return v
 }
 
@@ -176,8 +198,8 @@ func (c contact) primary() string {
 
 // full returns the fields of the contact in the form in which the API shows
 // them, without the owner (contract 5.2).
-func (c contact) full(tx *Tx) map[string]any {
-	v := c.row(tx)
+func (c contact) full(tx *Tx, s Scope) map[string]any {
+	v := c.row(tx, s)
 	v["website"], v["timezone"] = c.Website, c.Timezone
 	v["stage_display"], v["status_display"] = DisplayWord(c.Stage), DisplayWord(c.Status)
 	v["address"] = map[string]string{"street": c.Address, "city": c.City, "state": c.State, "zip_code": c.ZipCode, "country": c.Country}
@@ -253,10 +275,10 @@ func ContactTables() []Checked { return []Checked{&contactTable} }
 func (c *contacts) Routes() []Route {
 	return []Route{
 		{Method: "GET", Path: "/api/v1/contacts", Permission: ReadContacts, Handle: c.list, Heavy: HeavyWith("stage", "status", "tag", "search")},
-		{Method: "GET", Path: "/api/v1/contacts/:contact_id", Permission: ReadContacts, Handle: c.get},
+		{Method: "GET", Path: "/api/v1/contacts/:contact_id", Permission: ReadContacts, Handle: c.get, Object: contactExists},
 		{Method: "POST", Path: "/api/v1/contacts/create", Permission: c.write, Handle: c.create},
-		{Method: "PUT", Path: "/api/v1/contacts/:contact_id/update", Permission: c.write, Handle: c.update},
-		{Method: "PATCH", Path: "/api/v1/contacts/:contact_id/update", Permission: c.write, Handle: c.update},
+		{Method: "PUT", Path: "/api/v1/contacts/:contact_id/update", Permission: c.write, Handle: c.update, Object: contactExists},
+		{Method: "PATCH", Path: "/api/v1/contacts/:contact_id/update", Permission: c.write, Handle: c.update, Object: contactExists},
 	}
 }
 
@@ -283,18 +305,17 @@ func (c *contacts) list(w http.ResponseWriter, r *Request) error {
 	}
 	rows, count := []any{}, 0
 	err = r.View(c.store, func(tx *Tx) error {
-		scope, err := ScopeOf(tx, r.Key.Owner)
+		scope, err := ScopeOfKey(tx, r.Key)
 		if err != nil {
 			return err
 		}
-		query.Any = scope.Filters()
-		contacts, n, err := contactTable.Page(tx, query, page.Bounds)
+		contacts, n, err := contactTable.Page(tx, scope.Query(ContactRecord, query), page.Bounds)
 		if err != nil {
 			return err
 		}
 		count = n
 		for _, contact := range contacts {
-			row := contact.row(tx)
+			row := contact.row(tx, scope)
 			row["phone"] = contact.primary()
 			rows = append(rows, row)
 		}
@@ -313,7 +334,7 @@ func (c *contacts) get(w http.ResponseWriter, r *Request) error {
 	}
 	var shown map[string]any
 	err = c.store.View(func(tx *Tx) error {
-		scope, err := ScopeOf(tx, r.Key.Owner)
+		scope, err := ScopeOfKey(tx, r.Key)
 		if err != nil {
 			return err
 		}
@@ -321,7 +342,7 @@ func (c *contacts) get(w http.ResponseWriter, r *Request) error {
 		if err != nil {
 			return err
 		}
-		shown = showContact(tx, contact)
+		shown = showContact(tx, contact, scope)
 		return nil
 	})
 	if err != nil {
@@ -332,8 +353,8 @@ func (c *contacts) get(w http.ResponseWriter, r *Request) error {
 
 // showContact returns all fields of a contact in the form in which the API
 // shows them, with the id and the name of its owner.
-func showContact(tx *Tx, c contact) map[string]any {
-	shown := c.full(tx)
+func showContact(tx *Tx, c contact, s Scope) map[string]any {
+	shown := c.full(tx, s)
 	shown["owner"] = map[string]any{"id": c.Owner, "name": OwnerName(tx, c.Owner)}
 	return shown
 }
@@ -375,7 +396,7 @@ func (c *contacts) save(w http.ResponseWriter, r *Request, a savedAnswer, find f
 	}
 	var shown map[string]any
 	err = r.Update(c.store, func(tx *Tx) error {
-		scope, err := ScopeOf(tx, r.Key.Owner)
+		scope, err := ScopeOfKey(tx, r.Key)
 		if err != nil {
 			return err
 		}
@@ -391,7 +412,10 @@ func (c *contacts) save(w http.ResponseWriter, r *Request, a savedAnswer, find f
 		if contact, err = contact.apply(tx, form, r.Now); err != nil {
 			return err
 		}
-		shown = showContact(tx, contact)
+		if err := scope.CheckStored(contact.place()); err != nil {
+			return err
+		}
+		shown = showContact(tx, contact, scope)
 		return nil
 	})
 	if err != nil {
@@ -495,7 +519,7 @@ func (f *contactForm) save(tx *Tx, r *Request, old *contact) (contact, error) {
 }
 
 func operatorsView(tx *Tx, c contact) (any, error) {
-	shown := c.full(tx)
+	shown := c.full(tx, Scope{All: true})
 	shown["phone"], shown["owner"], shown["team_id"] = c.primary(), OwnerName(tx, c.Owner), nil
 	if c.TeamID != 0 {
 		shown["team_id"] = c.TeamID

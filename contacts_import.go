@@ -69,7 +69,7 @@ func newContactMatcher(tx *Tx, r *Request, rows []*ImportRow) (*contactMatcher, 
 		}
 	}
 	for owner := range mailed {
-		ids, err := contactTable.IDs(tx, Query{Any: Scope{Owner: owner}.Filters()})
+		ids, err := contactTable.IDs(tx, Scope{Owner: owner}.Query(ContactRecord, Query{}))
 		if err != nil {
 			return nil, err
 		}

@@ -475,7 +475,7 @@ func TestContacts_Record(t *testing.T) {
 	}
 	d := newContactDesk(t)
 	_ = d.store.View(func(tx *Tx) error {
-		text, err := json.Marshal(c.full(tx)["recent_notes"])
+		text, err := json.Marshal(c.full(tx, Scope{})["recent_notes"])
 		const want = `[{"call_result":"interested","content":"new","created_at":"1970-01-01T00:00:00Z","id":2,"note_type":"call_note"},` +
 			`{"call_result":null,"content":"old","created_at":"1970-01-01T00:00:00Z","id":1,"note_type":"activity"}]`
 		if string(text) != want || err != nil {

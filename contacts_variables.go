@@ -570,7 +570,7 @@ func NewContexts(store *Store) *contexts { return &contexts{store} }
 // Routes returns the API endpoints, which only set context values.
 func (c *contexts) Routes() []Route {
 	return []Route{
-		{Method: "POST", Path: "/api/v1/contacts/:contact_id/context", Permission: WriteContacts, Handle: c.setContact},
+		{Method: "POST", Path: "/api/v1/contacts/:contact_id/context", Permission: WriteContacts, Handle: c.setContact, Object: contactExists},
 		{Method: "POST", Path: "/api/v1/business/context", Permission: WriteContacts, Handle: c.setBusiness},
 	}
 }
@@ -586,7 +586,7 @@ func (c *contexts) setContact(w http.ResponseWriter, r *Request) error {
 		return err
 	}
 	err = r.Update(c.store, func(tx *Tx) error {
-		scope, err := ScopeOf(tx, r.Key.Owner)
+		scope, err := ScopeOfKey(tx, r.Key)
 		if err != nil {
 			return err
 		}

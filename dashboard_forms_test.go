@@ -176,11 +176,11 @@ func formCases() map[string]formCase {
 	const odd = `" leading, trailing\r\nsecond\t "`
 	return map[string]formCase{
 		"POST /keys/{id}/edit": {
-			make: []string{"keys", `{"name": "` + strings.Repeat("x", 20) + ` ", "permissions": ["can_read_reports", "can_read_agents"], "expires_at": "2026-09-01T12:34:56Z", "allowed_ips": ["2001:db8::/32", "10.1.2.3"],
+			make: []string{"agents", `{"name": "A"}`, "keys", `{"resources": {"agents": [1]}, "name": "` + strings.Repeat("x", 20) + ` ", "permissions": ["can_read_reports", "can_read_agents"], "expires_at": "2026-09-01T12:34:56Z", "allowed_ips": ["2001:db8::/32", "10.1.2.3"],
 				"metadata": {"note": ` + odd + `, "n": " 1.50 "}, "limits": {"requests_per_minute_limit": 60, "calls_per_day_limit": 7}, "environment": "live", "query_allowed": false}`},
 			admin: "keys/{id}",
 			touch: []string{"name", "other", `^\.name$`, "note", "moved", `^\.metadata\.note$`, "environment", "test", `^\.environment$`, "ips", "2001:db8::/32, 10.1.2.3, 10.9.9.9", `^\.allowed_ips\[2\]$`,
-				"query", "yes", `^\.query_allowed$`, "expires", "2027-01-01", `^\.(expires_at|status)$`, "limit.calls_per_day_limit", "8", `^\.(limits\.calls_per_day_limit|usage.*)$`, "+permission", "can_read_calls", `^\.(permissions|usage).*`},
+				"objects", "", `^\.resources`, "query", "yes", `^\.query_allowed$`, "expires", "2027-01-01", `^\.(expires_at|status)$`, "limit.calls_per_day_limit", "8", `^\.(limits\.calls_per_day_limit|usage.*)$`, "+permission", "can_read_calls", `^\.(permissions|usage).*`},
 			more:      []string{"/keys/{id}/access"},
 			elsewhere: []string{`{"environment": "stage", "limits": {"requests_per_minute_limit": 99}, "metadata": {"n": "2"}}`, "stage"},
 		},

@@ -194,6 +194,9 @@ type Route struct {
 	// Slow means that the answer may take longer than the write_timeout of the configuration, which
 	// then does not apply.
 	Slow bool
+	// Object returns ErrNotFound if the object whose id is in the path does not exist for a key. It is for Explain, because
+	// the handler finds that out by itself. nil: the path has no id.
+	Object func(tx *Tx, key *Key, id string) error
 	// Heavy reports whether a request may read or write very many records, such as a search or an
 	// import. HeavyTurns bounds how many of those run at the same time. nil: no request is heavy.
 	Heavy func(*Request) bool

@@ -53,6 +53,9 @@ type Creation struct {
 	Purpose string // the kind of object; equal Idempotency-Keys for different kinds are independent
 	Status  int    // status of the answer if create succeeds
 	Body    *Body  // body of the request; a repeated request must have an equal body
+	// Refer returns the error of a request that refers to objects which do not exist for the key. A key whose Resources
+	// have changed since the first request must not see its answer again.
+	Refer func(*Tx) error
 }
 
 // Once runs create in a transaction and answers with c.Status and the result as JSON. If the same
@@ -82,6 +85,9 @@ func Once(w http.ResponseWriter, r *Request, c Creation, create func(*Tx) (any, 
 					return ErrReplay
 				}
 				status, answer, replayed = was.Status, was.Answer, true
+				if r.Key.Resources != nil {
+					return c.Refer(tx)
+				}
 				return nil
 			case err != nil && !errors.Is(err, ErrNotFound):
 				return err

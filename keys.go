@@ -1,6 +1,6 @@
 // The keys family defines API keys: what is stored of a key, how a key is found by its secret,
 // and what it may do. Read keys.go first, then keys_secret.go (peppers and hashes),
-// keys_permissions.go, keys_cache.go (keys in memory), keys_ring.go (find, save, rotate, sweep)
+// keys_permissions.go, keys_resources.go (the objects that exist for a key), keys_cache.go (keys in memory), keys_ring.go (find, save, rotate, sweep)
 // and keys_list.go (filter, sort, search). The family never sees a request and never stores a secret.
 
 package main
@@ -31,6 +31,7 @@ type StoredKey struct {
 	OwnerName    string            `json:"owner_name"`
 	Metadata     map[string]string `json:"metadata,omitempty"`
 	AllowedIPs   []netip.Prefix    `json:"allowed_ips,omitempty"` // empty: any address
+	Resources    *Resources        `json:"resources,omitempty"`   // the objects that exist for the key; nil: all that its owner sees
 	QueryAllowed *bool             `json:"query_allowed,omitempty"`
 	Paused       bool              `json:"paused,omitempty"`
 	CreatedAt    time.Time         `json:"created_at"`
@@ -80,13 +81,14 @@ type PreviousSecret struct {
 }
 
 // mayLessThan reports whether a key can be used less than before: in fewer ways, at fewer addresses, less often,
-// for a shorter time, or with fewer secrets. Every other limit counts as a lower one.
+// for a shorter time, for fewer objects, or with fewer secrets. Every other limit counts as a lower one, and
+// every other list of objects as a shorter one.
 func (k *StoredKey) mayLessThan(before *StoredKey) bool {
 	query := func(k *StoredKey) bool { return k.QueryAllowed == nil || *k.QueryAllowed }
 	return k.Paused && !before.Paused || !k.RevokedAt.IsZero() && before.RevokedAt.IsZero() || k.Owner != before.Owner ||
 		k.Permissions&before.Permissions != before.Permissions || slices.ContainsFunc(before.OwnPermissions, func(p string) bool { return !slices.Contains(k.OwnPermissions, p) }) ||
 		endsEarlier(k.ExpiresAt, before.ExpiresAt) || !maps.Equal(k.Limits, before.Limits) || query(before) && !query(k) ||
-		!slices.Equal(k.AllowedIPs, before.AllowedIPs) && len(k.AllowedIPs) > 0 ||
+		!slices.Equal(k.AllowedIPs, before.AllowedIPs) && len(k.AllowedIPs) > 0 || !k.Resources.Equal(before.Resources) && k.Resources != nil ||
 		!k.hasSecret(before.Hash, before.ExpiresAt) || slices.ContainsFunc(before.Aliases, func(p PreviousSecret) bool { return !k.hasSecret(p.Hash, p.EndsAt) })
 }
 

@@ -1,10 +1,9 @@
-// The owners family holds owners, their teams and the scopes of owners. A scope
-// decides which records an owner, and so a key of that owner, may see.
+// The owners family holds owners and their teams (owners.go), and scopes (owners_scope.go). A scope
+// decides which records an owner may see, and which of them a key of that owner.
 
 package main
 
 import (
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"maps"
@@ -331,119 +330,6 @@ func (t team) Brief() map[string]any { return map[string]any{"id": t.ID, "name":
 // FindTeam returns the team with this id. It returns ErrNotFound if there is
 // none.
 func FindTeam(tx *Tx, id uint64) (team, error) { return teamTable.Get(tx, IDKey(id)) }
-
-// TeamBrief returns the id and the name of the team with this id, for use
-// inside other objects. It returns nil if id is 0 or the team cannot be read,
-// for example because it was deleted.
-func TeamBrief(tx *Tx, id uint64) map[string]any {
-	if id == 0 {
-		return nil
-	}
-	t, err := teamTable.Shared(tx, IDKey(id))
-	if err != nil {
-		return nil
-	}
-	return t.Brief()
-}
-
-// Scope describes which records an owner may see. These are the owner's own
-// records and the records of the owner's teams (contract 1.9).
-type Scope struct {
-	Owner uint64
-	Teams []uint64
-	All   bool // whether Allows accepts the records of all owners; Keys ignores All
-}
-
-// ScopeOf returns the scope of an owner. It reads the owner's teams in tx.
-func ScopeOf(tx *Tx, owner uint64) (Scope, error) {
-	s := Scope{Owner: owner}
-	for rest, key := range teamTable.Find(tx, "member", IDKey(owner), Forward) {
-		if len(rest) == 0 {
-			s.Teams = append(s.Teams, binary.BigEndian.Uint64(key))
-		}
-	}
-	return s, nil
-}
-
-// Allows reports whether the scope includes the records of this owner and team.
-// team is 0 for a record that belongs to no team.
-func (s Scope) Allows(owner, team uint64) bool {
-	return s.All || owner == s.Owner || team != 0 && slices.Contains(s.Teams, team)
-}
-
-// Keys returns the prefixes of index entries for the records in scope. There is
-// one prefix for the owner and one for each team. ScopeKeys returns the entries
-// that start with them.
-func (s Scope) Keys() [][]byte {
-	keys := [][]byte{scopeKey('o', s.Owner)}
-	for _, t := range s.Teams {
-		keys = append(keys, scopeKey('t', t))
-	}
-	return keys
-}
-
-// Filters returns the filters of the records in scope, for tables with a set
-// "scope" of ScopeKeys. A record must pass one of them. All is ignored.
-func (s Scope) Filters() (filters []Filter) {
-	for _, key := range s.Keys() {
-		filters = append(filters, Filter{"scope", key})
-	}
-	return filters
-}
-
-// OwnerFilter returns the filter of the records of the owner called name, for
-// tables with a set "scope" of ScopeKeys. It returns ErrNotFound if there is no
-// such owner.
-func OwnerFilter(tx *Tx, name string) (Filter, error) {
-	o, err := OwnerNamed(tx, name)
-	return Filter{"scope", scopeKey('o', o.ID)}, err
-}
-
-// ReadFilter returns the filter for a value of the query parameter with this
-// name. The value of "owner" is the name of an owner, see OwnerFilter. Other
-// parameters have the name of their set and a value of it.
-func ReadFilter(tx *Tx, name, value string) (Filter, error) {
-	if name == "owner" {
-		return OwnerFilter(tx, value)
-	}
-	return Filter{name, []byte(value)}, nil
-}
-
-// ScopeKeys returns the index entries of a record. There is one entry for the
-// record's owner and one for its team. team is 0 if the record belongs to no
-// team. A table may append its sort order to the entries.
-func ScopeKeys(owner, team uint64) [][]byte {
-	keys := [][]byte{scopeKey('o', owner)}
-	if team != 0 {
-		keys = append(keys, scopeKey('t', team))
-	}
-	return keys
-}
-
-func scopeKey(kind byte, id uint64) []byte {
-	return binary.BigEndian.AppendUint64([]byte{kind}, id)
-}
-
-// CheckTeam returns nil if the owner of scope s may put a record into the team
-// with this id. The id 0 means no team and is always accepted. CheckTeam
-// returns ErrTeamNotFound if there is no such team, and ErrTeamAccess if the
-// owner is not a member.
-func CheckTeam(tx *Tx, s Scope, id uint64) error {
-	if id == 0 {
-		return nil
-	}
-	_, err := FindTeam(tx, id)
-	if errors.Is(err, ErrNotFound) {
-		return ErrTeamNotFound.With("No team with the id %d.", id)
-	}
-	if err != nil {
-		return err
-	}
-	if !slices.Contains(s.Teams, id) {
-		return ErrTeamAccess
-	}
-	return nil
-}
 
 // teams serves the admin endpoints for teams.
 type teams struct{ catalog AdminRecords[team] }

@@ -94,8 +94,9 @@ func TestServer_PermissionMatrix(t *testing.T) {
 	t.Logf("%d requests by %d keys", asked, len(keys))
 }
 
-// TestServer_OthersAreMissing has a key ask for what belongs to somebody else,
-// and for what is not there: both answers are the same, byte for byte.
+// TestServer_OthersAreMissing has a key of another owner, and one that is limited
+// to other objects, ask for what does not exist for them and for what is not
+// there: both answers are the same, byte for byte.
 func TestServer_OthersAreMissing(t *testing.T) {
 	a, ann := newCalendarApp(t)
 	event := a.event(ann, "2026-03-02T09:00:00Z", "2026-03-02T10:00:00Z")
@@ -109,12 +110,17 @@ func TestServer_OthersAreMissing(t *testing.T) {
 	must("/api/v1/calls", ann, `{"phone_number": "+4930555944", "agent_id": 1}`)
 	must("/api/v1/context-variables/create", ann, `{"name": "plan", "display_name": "Plan", "variable_type": "text", "context_type": "contact"}`)
 	must("/api/webhooks/create", ann, `{"name": "h", "url": "https://hooks.example.net/", "subscribed_events": ["call.ended"]}`)
-	_, bob := a.key(everyPermission, `"owner": "eve2"`, `"limits": {"requests_per_minute_limit": 100000}`)
+	const many = `"limits": {"requests_per_minute_limit": 100000}`
+	_, bob := a.key(everyPermission, `"owner": "eve2"`, many)
+	a.operate(201, "POST", "/admin/v1/agents", `{"name": "Twin", "phone_number": "+4930555002"}`)
+	must("/api/v1/contacts/create", ann, `{"first_name": "Twin"}`)
+	_, limited := a.key(everyPermission, `"resources": {"agents": [2], "contacts": [2]}`, many)
+	asker := ""
 	same := func(what, method, mine, missing, body1, body2 string) {
 		t.Helper()
 		var said [2]string
 		for i, ask := range [][2]string{{mine, body1}, {missing, body2}} {
-			w := askDoor(a.api, method, ask[0], ask[1], "X-API-Key: "+bob)
+			w := askDoor(a.api, method, ask[0], ask[1], "X-API-Key: "+asker)
 			for name := range w.Header() {
 				if strings.Contains(strings.ToLower(name), "ratelimit") {
 					w.Header().Del(name)
@@ -127,22 +133,24 @@ func TestServer_OthersAreMissing(t *testing.T) {
 			t.Errorf("%s: somebody else's is answered with\n%s\nand a missing one with\n%s", what, said[0], said[1])
 		}
 	}
-	for _, row := range a.Server.o.Keyed {
-		if !strings.Contains(row.Path, ":") || !strings.HasPrefix(row.Path, "/api/") {
-			continue
+	for _, asker = range []string{bob, limited} {
+		for _, row := range a.Server.o.Keyed {
+			if !strings.Contains(row.Path, ":") || !strings.HasPrefix(row.Path, "/api/") || asker == limited && strings.Contains(row.Path, ":variable_id") {
+				continue
+			}
+			for _, body := range []string{"", "{}", `{"first_name": "X", "title": "T", "start_time": "2026-03-02T09:00:00Z", "end_time": "2026-03-02T10:00:00Z", "values": {"plan": "x"}, "url": "https://a.example.net/"}`} {
+				same(row.Method+" "+row.Path, row.Method, fill(row.Path, "1"), fill(row.Path, "999999"), body, body)
+			}
 		}
-		for _, body := range []string{"", "{}", `{"first_name": "X", "title": "T", "start_time": "2026-03-02T09:00:00Z", "end_time": "2026-03-02T10:00:00Z", "values": {"plan": "x"}, "url": "https://a.example.net/"}`} {
-			same(row.Method+" "+row.Path, row.Method, fill(row.Path, "1"), fill(row.Path, "999999"), body, body)
+		uuid := event["uuid"].(string)
+		same("event by its uuid", "GET", eventsPath+"/"+uuid, eventsPath+"/"+strings.Repeat("0", 8)+uuid[8:], "", "")
+		for _, body := range []string{`{"phone_number": "+4930555944", "agent_id": N}`, `{"phone_number": "+4930555944", "agent_id": 1, "contact_id": N}`} {
+			same("POST /api/v1/calls "+body, "POST", "/api/v1/calls", "/api/v1/calls", strings.ReplaceAll(body, "N", "1"), strings.ReplaceAll(body, "N", "999999"))
 		}
+		// Of teams the published API says whether they exist (team_access_denied).
+		const agent = `{"title": "T", "start_time": "2026-03-02T09:00:00Z", "end_time": "2026-03-02T10:00:00Z", "ai_agent_id": `
+		same("event with ai_agent_id", "POST", eventsPath+"/create", eventsPath+"/create", agent+"1}", agent+"999999}")
 	}
-	uuid := event["uuid"].(string)
-	same("event by its uuid", "GET", eventsPath+"/"+uuid, eventsPath+"/"+strings.Repeat("0", 8)+uuid[8:], "", "")
-	for _, body := range []string{`{"phone_number": "+4930555944", "agent_id": N}`, `{"phone_number": "+4930555944", "agent_id": 1, "contact_id": N}`} {
-		same("POST /api/v1/calls "+body, "POST", "/api/v1/calls", "/api/v1/calls", strings.ReplaceAll(body, "N", "1"), strings.ReplaceAll(body, "N", "999999"))
-	}
-	// Of teams the published API says whether they exist (team_access_denied).
-	const agent = `{"title": "T", "start_time": "2026-03-02T09:00:00Z", "end_time": "2026-03-02T10:00:00Z", "ai_agent_id": `
-	same("event with ai_agent_id", "POST", eventsPath+"/create", eventsPath+"/create", agent+"1}", agent+"999999}")
 }
 
 // TestServer_MissingIsNamed asks every endpoint whose path has an id for an object that does not

@@ -456,6 +456,10 @@ func (f fixture) holds(t *testing.T, a *testApp) {
 			t.Errorf("%s: got %d %s, want %q", path, w.Code, w.Body, want)
 		}
 	}
+	_, limited := a.key(everyPermission, `"owner": "ann"`, `"resources": {"contacts": [1]}`) // by a list that format 4 has added
+	if got := object(t, a.ask("GET", "/api/v1/calls", limited, "").Body.String()); got["count"] != 1.0 {
+		t.Errorf("a limited key: got %v calls, want the one with its contact", got["count"])
+	}
 	if op, err := a.Operators.Authenticate("ada", f.Password); err != nil || op.Name != "ada" {
 		t.Errorf("operator: got %v, %v", op, err)
 	}

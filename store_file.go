@@ -25,7 +25,7 @@ import (
 
 // StoreFormat is the number of the database format that this program writes. It is
 // also the newest format that the program can read.
-const StoreFormat = 3
+const StoreFormat = 4
 
 // header is the record that identifies a database file and its format.
 type header struct {
@@ -455,6 +455,7 @@ func Migrations() []migration {
 	return []migration{
 		{What: "sign the keys, admin tokens, operators and sessions", Run: signRecords},
 		{What: "count the bytes of each owner, store each webhook event once and add the indexes of lists", Derive: deriveLists, Run: format3},
+		{What: "add the lists of calls by contact and of events by agent, and let keys be limited to objects", Derive: deriveFormat4, Run: format4},
 	}
 }
 

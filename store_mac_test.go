@@ -233,7 +233,7 @@ func TestMAC_Backup(t *testing.T) {
 	stripped := func(tx *Tx) error { return tx.Delete("meta", sealKey) }
 	older := func(tx *Tx) error {
 		header, err := tx.Get("meta", []byte("header"))
-		header = bytes.Replace(bytes.Replace(header, []byte(`"format":3`), []byte(`"format":1`), 1), []byte(`"min_reader":3`), []byte(`"min_reader":1`), 1)
+		header = bytes.Replace(bytes.Replace(header, fmt.Appendf(nil, `"format":%d`, StoreFormat), []byte(`"format":1`), 1), fmt.Appendf(nil, `"min_reader":%d`, StoreFormat), []byte(`"min_reader":1`), 1)
 		err = errors.Join(err, stripped(tx), tx.Put("meta", []byte("header"), header))
 		_ = tx.Walk(func(bucket string, key, stored []byte) error {
 			if isSigned(bucket, key) {

@@ -30,11 +30,14 @@ type Query struct {
 }
 
 // Filter is passed by the records for which the Keys of a set return Value. Set may also be the name
-// of an index.
+// of an index, or IDSet.
 type Filter struct {
 	Set   string
 	Value []byte
 }
+
+// IDSet is the Filter.Set by which one record passes: the one whose key is the value, an IDKey.
+const IDSet = "id"
 
 // Page returns a part of the records that a query selects, and the number of all of them. bounds
 // returns the part as a half-open range of positions, for that number. The records are in the order
@@ -147,6 +150,9 @@ func setValues(tx *Tx, set string, prefix []byte) iter.Seq2[[]byte, error] {
 // be shown to an owner to whom it does not belong.
 func (q Query) selects(t anyTable, record any) bool {
 	passes := func(f Filter) bool {
+		if f.Set == IDSet {
+			return bytes.Equal(t.key(record), f.Value)
+		}
 		return slices.ContainsFunc(valuesOf(t, f.Set, record), func(k []byte) bool { return bytes.Equal(k, f.Value) })
 	}
 	within := func(r Range) bool {
@@ -169,6 +175,9 @@ type chunkReader interface {
 
 // readFilter returns the chunkReader of a filter.
 func readFilter(tx *Tx, t anyTable, f Filter) chunkReader {
+	if f.Set == IDSet {
+		return &idList{binary.BigEndian.Uint64(f.Value)}
+	}
 	s := t.settings()
 	indexed := false
 	for i := range s.indexes {

@@ -301,6 +301,7 @@ func TestSecure(t *testing.T) {
 		"a revocation":           {func(k *StoredKey) { k.RevokedAt = epoch }, true},
 		"an earlier end":         {func(k *StoredKey) { k.ExpiresAt = epoch }, true},
 		"addresses":              {func(k *StoredKey) { k.AllowedIPs = append(k.AllowedIPs, netip.MustParsePrefix("192.0.2.0/24")) }, true},
+		"fewer objects":          {func(k *StoredKey) { k.Resources = &Resources{Agents: []uint64{8}} }, true},
 		"another limit":          {func(k *StoredKey) { k.Limits = nil }, true},
 		"no query":               {func(k *StoredKey) { k.QueryAllowed = &no }, true},
 		"another owner":          {func(k *StoredKey) { k.Owner = 2 }, true},

@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -28,7 +29,7 @@ import (
 //     call.* events, the key needs can_read_calls. For calendar.* events it
 //     needs can_read_calendar. Otherwise a key could have data sent elsewhere
 //     that it may not read itself.
-//   - A key sees the webhooks of its owner. They remain when the key is revoked, unless the operator
+//   - A key sees the webhooks of its owner, and a key with Resources only those that it created. They remain when the key is revoked, unless the operator
 //     ends those that it created at the same time.
 //   - Only the answer to create contains the secret.
 //   - PUT requires all three fields, PATCH none. is_active keeps its value if it
@@ -59,11 +60,11 @@ func (h *WebhookAdmin) Routes() []Route {
 	return []Route{
 		{Method: "GET", Path: "/api/webhooks", Handle: h.list},
 		{Method: "POST", Path: "/api/webhooks/create", Handle: h.create},
-		{Method: "PUT", Path: "/api/webhooks/:id/update", Handle: h.update},
-		{Method: "PATCH", Path: "/api/webhooks/:id/update", Handle: h.update},
-		{Method: "DELETE", Path: "/api/webhooks/:id/delete", Handle: h.remove, Finishes: true},
-		{Method: "POST", Path: "/api/webhooks/:id/test", Handle: h.test},
-		{Method: "GET", Path: "/api/webhooks/:id/logs", Handle: h.logs},
+		{Method: "PUT", Path: "/api/webhooks/:id/update", Handle: h.update, Object: webhookExists},
+		{Method: "PATCH", Path: "/api/webhooks/:id/update", Handle: h.update, Object: webhookExists},
+		{Method: "DELETE", Path: "/api/webhooks/:id/delete", Handle: h.remove, Finishes: true, Object: webhookExists},
+		{Method: "POST", Path: "/api/webhooks/:id/test", Handle: h.test, Object: webhookExists},
+		{Method: "GET", Path: "/api/webhooks/:id/logs", Handle: h.logs, Object: webhookExists},
 	}
 }
 
@@ -85,15 +86,33 @@ func (h *WebhookAdmin) AdminRoutes() []Route {
 	}
 }
 
+// existsFor reports whether a key may see and change the webhook.
+func (w webhook) existsFor(k *Key) bool {
+	return w.Owner == k.Owner && (k.Resources == nil || w.CreatedBy == k.ID)
+}
+
+// webhookExists is the Route.Object of routes with the id of a webhook.
+func webhookExists(tx *Tx, key *Key, ref string) error {
+	id, err := strconv.ParseUint(ref, 10, 64)
+	if err != nil {
+		return ErrNotFound
+	}
+	w, err := findWebhook(tx, id)
+	if err == nil && !w.existsFor(key) {
+		err = ErrNotFound
+	}
+	return err
+}
+
 // find returns the webhook with the id in the path. It returns ErrNotFound if there is no such
-// webhook, or if the caller's key belongs to another owner.
+// webhook, or if it does not exist for the caller's key.
 func (h *WebhookAdmin) find(tx *Tx, r *Request) (webhook, error) {
 	id, err := r.NumberParam("id")
 	if err != nil {
 		return webhook{}, err
 	}
 	w, err := findWebhook(tx, id)
-	if err == nil && r.Key != nil && w.Owner != r.Key.Owner {
+	if err == nil && r.Key != nil && !w.existsFor(r.Key) {
 		return webhook{}, ErrNotFound
 	}
 	return w, err
@@ -147,6 +166,9 @@ func (h *WebhookAdmin) New(tx *Tx, r *Request, body *Body) (hook webhook, err er
 	hook = webhook{Active: true, CreatedAt: r.Now, UpdatedAt: r.Now}
 	if hook.Owner, err = h.owner(tx, r, body); err != nil {
 		return hook, err
+	}
+	if r.Key != nil {
+		hook.Resources = r.Key.Resources
 	}
 	return hook, h.fill(r, &hook, body, allFields)
 }
@@ -342,6 +364,16 @@ func WebhooksOf(tx *Tx, keyID string) ([]map[string]any, error) {
 	return rows, err
 }
 
+// LimitWebhooksOf gives the webhooks that a key created the resources of the key.
+func LimitWebhooksOf(tx *Tx, keyID string, resources *Resources) error {
+	list, err := foundWebhooks(tx, "created_by", []byte(keyID))
+	for _, w := range list {
+		w.Resources = resources
+		err = errors.Join(err, saveWebhook(tx, w))
+	}
+	return err
+}
+
 // EndWebhooksOf deletes the webhooks that a key created, and returns them like WebhooksOf.
 func EndWebhooksOf(tx *Tx, keyID string) ([]map[string]any, error) {
 	rows, err := WebhooksOf(tx, keyID)
@@ -375,7 +407,7 @@ func showWebhook(tx *Tx, r *Request, w webhook) (map[string]any, error) {
 	}
 	if r.Key == nil {
 		w.ShowAuthors(shown)
-		shown["owner"] = nil
+		shown["owner"], shown["resources"] = nil, w.Resources
 		if w.Owner != 0 {
 			shown["owner"] = OwnerName(tx, w.Owner)
 		}
@@ -414,6 +446,9 @@ func (h *WebhookAdmin) list(w http.ResponseWriter, r *Request) error {
 	err := h.store.View(func(tx *Tx) error {
 		list, err := WebhooksOfOwner(tx, r.Key.Owner)
 		for _, hook := range list {
+			if !hook.existsFor(r.Key) {
+				continue
+			}
 			shown, err := showWebhook(tx, r, hook)
 			if err != nil {
 				return err

@@ -23,6 +23,26 @@ type WebhookEvent struct {
 	// Body holds the members of the payload except event_type and timestamp, such as "call" or
 	// "calendar_event". It contains no secret.
 	Body map[string]any
+
+	place   *Place // of the record that the event is about, nil if it is about none
+	bodyFor func(Scope) map[string]any
+}
+
+// RecordEvent returns an event about the record at this place. body returns the members of the payload for receivers
+// with a scope, see WebhookEvent.Body: webhooks of limited keys get nothing about objects that do not exist for
+// the key.
+func RecordEvent(kind string, p Place, at time.Time, body func(Scope) map[string]any) WebhookEvent {
+	return WebhookEvent{Type: kind, Owner: p.Owner, Team: p.Team, At: at, Body: body(Scope{Owner: p.Owner, All: true}), place: &p, bodyFor: body}
+}
+
+// within returns the event for a webhook of a limited key. ok is false if the webhook does not get it.
+func (e WebhookEvent) within(tx *Tx, w webhook) (_ WebhookEvent, ok bool, err error) {
+	s, err := ScopeOf(tx, w.Owner)
+	if s = s.Within(w.Resources); err != nil || e.place == nil || !s.Has(*e.place) {
+		return e, false, err
+	}
+	e.Body = e.bodyFor(s)
+	return e, true, nil
 }
 
 // These events about keys, admin tokens, owners and the disk are only for the operator's webhooks.
@@ -69,10 +89,36 @@ func Publish(tx *Tx, e WebhookEvent) error {
 	if !HasWebhooks(tx) {
 		return nil
 	}
-	webhooks, err := subscribers(tx, e)
-	if err != nil || len(webhooks) == 0 {
+	ids, err := subscribers(tx, e)
+	if err != nil {
 		return err
 	}
+	var all []uint64
+	for _, id := range ids {
+		w, err := findWebhook(tx, id)
+		switch {
+		case err != nil:
+			return err
+		case w.Resources == nil:
+			all = append(all, id)
+			continue
+		}
+		own, ok, err := e.within(tx, w)
+		if err == nil && ok {
+			err = own.send(tx, []uint64{id})
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if len(all) == 0 {
+		return nil
+	}
+	return e.send(tx, all)
+}
+
+// send queues the event for these webhooks.
+func (e WebhookEvent) send(tx *Tx, webhooks []uint64) error {
 	body, err := payload(e)
 	if err != nil {
 		return err
@@ -183,6 +229,9 @@ type webhook struct {
 	Secret []byte   `json:"secret"` // encrypted by Peppers.Encrypt and bound to the id (see Bound)
 	Active bool     `json:"active"`
 	Reason string   `json:"reason,omitempty"` // why the service switched the webhook off; "" if it did not
+	// Resources are those of the key that created the webhook. The webhook gets only events about them. nil: all
+	// events of the owner.
+	Resources *Resources `json:"resources,omitempty"`
 	Authors
 	CreatedAt time.Time `json:"created_at"`
 	UpdatedAt time.Time `json:"updated_at"`

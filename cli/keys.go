@@ -17,6 +17,7 @@ import (
 	"github.com/urfave/cli/v3"
 
 	"latchkey/internal/clock"
+	"latchkey/internal/idlists"
 	"latchkey/internal/strictjson"
 )
 
@@ -92,6 +93,7 @@ func keyFlags() []cli.Flag {
 		&cli.StringFlag{Name: "owner", Usage: "owner for whom the key acts"},
 		&cli.StringFlag{Name: "environment", Usage: "environment of the key, such as live or test"},
 		&cli.StringSliceFlag{Name: "allowed-ip", Usage: "address or range from which the key is accepted (repeatable); default: any address"},
+		&cli.StringSliceFlag{Name: "resource", Usage: "`KIND=ID,ID`: only these agents, contacts or teams exist for the key (repeatable); none: no limit"},
 		&cli.StringFlag{Name: "expires", Usage: "a time such as 2027-01-31T00:00:00Z, or how long from now, such as 12h or 90d"},
 		&cli.StringSliceFlag{Name: "metadata", Usage: "`NAME=TEXT`"},
 		&cli.StringFlag{Name: "query-allowed", Usage: "whether the key may be sent as ?api_key=: true, false or default"},
@@ -112,6 +114,15 @@ func (s *session) keyBody(c *cli.Command, now time.Time) (map[string]any, error)
 	}
 	if c.IsSet("allowed-ip") {
 		body["allowed_ips"] = c.StringSlice("allowed-ip")
+	}
+	if words := c.StringSlice("resource"); len(words) == 1 && words[0] == "none" {
+		body["resources"] = nil
+	} else if c.IsSet("resource") {
+		ids, err := idlists.Parse(strings.Join(words, " "))
+		if err != nil {
+			return nil, misused(c, fmt.Errorf("--resource %w", err))
+		}
+		body["resources"] = ids
 	}
 	limits, err := limitFlag(c)
 	if err != nil {
@@ -315,7 +326,7 @@ func (s *session) showKey(c *cli.Command, key map[string]any) error {
 		return s.printJSON(key)
 	}
 	var rows [][]string
-	for _, name := range []string{"id", "name", "ref", "hint", "status", "owner", "environment", "permissions", "dormant_permissions", "allowed_ips", "query_allowed", "created_at", "expires_at", "rotated_at", "revoked_at", "last_used_at", "last_used_ip", "last_used_by"} {
+	for _, name := range []string{"id", "name", "ref", "hint", "status", "owner", "environment", "permissions", "dormant_permissions", "allowed_ips", "resources", "query_allowed", "created_at", "expires_at", "rotated_at", "revoked_at", "last_used_at", "last_used_ip", "last_used_by"} {
 		rows = append(rows, []string{name, cell(key[name])})
 	}
 	if usage, ok := key["usage"].(map[string]any); ok {

@@ -3,6 +3,8 @@ package dashboard
 import (
 	"cmp"
 	"encoding/json"
+	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -11,6 +13,7 @@ import (
 	"time"
 
 	"latchkey/internal/clock"
+	"latchkey/internal/idlists"
 	"latchkey/internal/query"
 )
 
@@ -36,6 +39,7 @@ func keyFields(limits []keyNumber) []formField {
 		{Name: "permission", Label: "Permissions", Kind: fieldTicks},
 		{Name: "environment", Label: "Environment", Kind: fieldText, Hint: "such as live or test"},
 		{Name: "ips", Label: "Allowed IP addresses", Kind: fieldList, Hint: "such as 192.0.2.0/24, separated by commas; empty: from anywhere"},
+		{Name: "objects", Label: "Objects", Kind: fieldText, Hint: "such as agents=8,9 contacts=31; empty: all that the owner sees"},
 		{Name: "query", Label: "In a URL, as ?api_key=", Kind: fieldSelect, Blank: "as the server is set", Choices: func(*pageRequest) []choice {
 			return []choice{{Value: "yes", Label: "allowed"}, {Value: "no", Label: "refused"}}
 		}},
@@ -52,7 +56,7 @@ func keyMember(field string) string {
 	if name, ok := strings.CutPrefix(field, "limit."); ok {
 		return "limits." + name
 	}
-	members := map[string]string{"note": "metadata", "permission": "permissions", "ips": "allowed_ips", "query": "query_allowed", "expires": "expires_at"}
+	members := map[string]string{"note": "metadata", "permission": "permissions", "ips": "allowed_ips", "objects": "resources", "query": "query_allowed", "expires": "expires_at"}
 	return cmp.Or(members[field], field)
 }
 
@@ -95,6 +99,17 @@ func readLimits(v *pageRequest, key map[string]any) ([]keyNumber, *Fault) {
 		}
 	}
 	return numbers, nil
+}
+
+// objectsOf returns the objects that a key is limited to, in the form of idlists.Parse.
+func objectsOf(key map[string]any) string {
+	resources, _ := key["resources"].(map[string]any)
+	var kinds []string
+	for _, kind := range slices.Sorted(maps.Keys(resources)) {
+		ids, _ := resources[kind].([]any)
+		kinds = append(kinds, kind+"="+strings.ReplaceAll(strings.Trim(fmt.Sprint(ids), "[]"), " ", ","))
+	}
+	return strings.Join(kinds, " ")
 }
 
 // queryWord returns the value of the field query for a key.
@@ -145,7 +160,7 @@ func (v *pageRequest) keyRecord(key map[string]any, limits []keyNumber) map[stri
 		numbers[l.Name] = l.Value
 	}
 	return map[string]any{
-		"name": key["name"], "note": noteOf(key), "permission": held, "environment": key["environment"], "ips": key["allowed_ips"], "query": queryWord(key),
+		"name": key["name"], "note": noteOf(key), "permission": held, "environment": key["environment"], "ips": key["allowed_ips"], "objects": objectsOf(key), "query": queryWord(key),
 		"expires": expires, "limit": numbers,
 	}
 }
@@ -233,7 +248,7 @@ func (k *keyPages) savePreset(v *pageRequest) {
 	}
 	for field, values := range form {
 		_, limit := strings.CutPrefix(field, "limit.")
-		if (limit || slices.Contains([]string{"permission", "expiry", "ips", "query", "environment", "owner"}, field)) && strings.Join(values, "") != "" {
+		if (limit || slices.Contains([]string{"permission", "expiry", "ips", "objects", "query", "environment", "owner"}, field)) && strings.Join(values, "") != "" {
 			kept[field] = values
 		}
 	}
@@ -244,7 +259,7 @@ func (k *keyPages) savePreset(v *pageRequest) {
 	p.Presets = slices.DeleteFunc(slices.Clone(p.Presets), func(one OwnPreset) bool { return one.Name == name })
 	if v.note = "Preset " + plainName(name) + " removed."; !form.Has("remove") {
 		p.Presets = append(p.Presets, OwnPreset{name, kept.Encode()})
-		v.note = "Saved as the preset " + plainName(name) + ": permissions, limits, expiry, IP addresses, environment and owner."
+		v.note = "Saved as the preset " + plainName(name) + ": permissions, limits, expiry, IP addresses, objects, environment and owner."
 	}
 	var err error
 	switch {
@@ -300,6 +315,15 @@ func keyBody(form url.Values, metadata map[string]any) (map[string]any, error) {
 			metadata["note"] = note
 		}
 		body["metadata"] = metadata
+	}
+	if form.Has("objects") {
+		ids, err := idlists.Parse(form.Get("objects"))
+		if err != nil {
+			return nil, invalid("resources %s.", err)
+		}
+		if body["resources"] = nil; ids != nil {
+			body["resources"] = ids
+		}
 	}
 	if form.Has("query") {
 		body["query_allowed"] = map[string]any{"yes": true, "no": false}[form.Get("query")]

@@ -57,7 +57,7 @@ func keyTabs() []keyTab {
 // tabOf returns the tab that has the field of a key with this name.
 func tabOf(field string) string {
 	switch field {
-	case "permission", "environment", "ips", "query":
+	case "permission", "environment", "ips", "objects", "query":
 		return tabAccess
 	}
 	return tabOverview
@@ -157,7 +157,7 @@ func (k *keyPages) copyOf(v *pageRequest, id string) (url.Values, *Fault) {
 	}
 	form := url.Values{
 		"name": {"Copy of " + textOf(key["name"])}, "note": {noteOf(key)}, "permission": texts(key["permissions"]), "owner": {textOf(key["owner"])},
-		"environment": {textOf(key["environment"])}, "ips": {strings.Join(texts(key["allowed_ips"]), ", ")}, "expiry": {"90d"}, "query": {queryWord(key)},
+		"environment": {textOf(key["environment"])}, "ips": {strings.Join(texts(key["allowed_ips"]), ", ")}, "objects": {objectsOf(key)}, "expiry": {"90d"}, "query": {queryWord(key)},
 	}
 	for _, l := range limits {
 		form.Set("limit."+l.Name, l.Value)
@@ -169,7 +169,7 @@ func (k *keyPages) copyOf(v *pageRequest, id string) (url.Values, *Fault) {
 func optionsSet(form url.Values) bool {
 	for name, values := range form {
 		_, limit := strings.CutPrefix(name, "limit.")
-		option := limit || slices.Contains([]string{"note", "environment", "owner", "ips", "query", "expires"}, name)
+		option := limit || slices.Contains([]string{"note", "environment", "owner", "ips", "objects", "query", "expires"}, name)
 		if option && strings.Join(values, "") != "" || name == "expiry" && form.Get(name) != "90d" {
 			return true
 		}
