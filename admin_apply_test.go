@@ -271,7 +271,7 @@ func TestApply_Fields(t *testing.T) {
 		}
 	}
 
-	full := fullEntries()
+	full := fullEntries(a)
 	for member, entry := range full {
 		var fields map[string]any
 		if err := json.Unmarshal([]byte(entry), &fields); err != nil {
@@ -295,13 +295,17 @@ func TestApply_Fields(t *testing.T) {
 	}
 }
 
-// fullEntries returns an entry of each kind that has every field, with another value than the default.
-func fullEntries() map[string]string {
+// fullEntries returns an entry of each kind that has every field, with another value than the default. It creates what they
+// refer to in each of the services.
+func fullEntries(services ...*testApp) map[string]string {
+	for _, a := range services {
+		a.operate(201, "POST", "/admin/v1/agents", `{"name": "Desk", "owner": "full"}`)
+	}
 	end := *Seconds(epoch.AddDate(0, 1, 0))
 	return map[string]string{
 		"owners": `{"name": "full", "balance": 5, "rate": 0.25, "limits": {"owner_requests_per_minute_limit": 5}, "storage_bytes": 100000}`,
 		"keys": `{"ref": "full", "name": "full", "owner": "full", "permissions": ["can_read_agents", "can_read_calls"], "limits": {"requests_per_minute_limit": 5},
-			"environment": "live", "allowed_ips": ["192.0.2.0/24"], "query_allowed": false, "expires_at": "` + end + `", "paused": true, "metadata": {"note": "n"}}`,
+			"environment": "live", "allowed_ips": ["192.0.2.0/24"], "resources": {"agents": [1]}, "query_allowed": false, "expires_at": "` + end + `", "paused": true, "metadata": {"note": "n"}}`,
 		"webhooks": `{"name": "full", "url": "https://hooks.example.net/full", "subscribed_events": ["call.ended", "call.started"], "owner": "full", "is_active": false}`,
 		"tokens":   `{"name": "full", "scope": "metrics", "allowed_ips": ["192.0.2.0/24"], "expires_at": "` + end + `"}`,
 	}
@@ -323,7 +327,7 @@ func TestApply_RoundTrip(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			a, b := newTestApp(t, change), newTestApp(t, change)
-			for member, entry := range fullEntries() {
+			for member, entry := range fullEntries(a, b) {
 				a.applied(fmt.Sprintf(`{%q: [%s]}`, member, entry))
 			}
 			a.key(`["can_read_calls"]`)

@@ -144,11 +144,12 @@ func (a *applier) keyFields() []shownField[*Key] {
 	return []shownField[*Key]{
 		{applyField{name: "ref"}, func(k *Key) any { return cmp.Or(k.Ref, k.ID) }},
 		{applyField{name: "name", sample: `"sample"`}, func(k *Key) any { return k.Name }},
-		{applyField{name: "owner", unset: strconv.Quote(DefaultOwner)}, func(k *Key) any { return unless(k.OwnerName, DefaultOwner) }},
+		{applyField{name: "owner", unset: strconv.Quote(DefaultOwner), shared: true}, func(k *Key) any { return unless(k.OwnerName, DefaultOwner) }},
 		{applyField{name: "permissions", sample: "[" + permission + "]"}, func(k *Key) any { return sortedTexts(k.PermissionNames(), strings.Clone) }},
 		{applyField{name: "limits", merged: true}, func(k *Key) any { return filled(a.limitsIn(k.Limits, "key")) }},
 		{applyField{name: "environment"}, func(k *Key) any { return unless(k.Environment, "") }},
 		{applyField{name: "allowed_ips"}, func(k *Key) any { return sortedTexts(k.AllowedIPs, netip.Prefix.String) }},
+		{applyField{name: "resources"}, func(k *Key) any { return filled(k.Resources.Lists()) }},
 		{applyField{name: "query_allowed"}, func(k *Key) any { return pointed(k.QueryAllowed) }},
 		{applyField{name: "expires_at", unset: end}, func(k *Key) any {
 			if k.ExpiresAt.IsZero() {

@@ -22,6 +22,17 @@ func (r *Resources) IDs(kind string) *[]uint64 {
 	return map[string]*[]uint64{"agents": &r.Agents, "contacts": &r.Contacts, "teams": &r.Teams}[kind]
 }
 
+// Lists returns the ids by kind, without the kinds that have none. r may be nil.
+func (r *Resources) Lists() map[string][]uint64 {
+	lists := map[string][]uint64{}
+	for _, kind := range ResourceKinds() {
+		if r != nil && len(*r.IDs(kind)) > 0 {
+			lists[kind] = *r.IDs(kind)
+		}
+	}
+	return lists
+}
+
 // Equal reports whether r and other list the same objects. Either may be nil, which lists none.
 func (r *Resources) Equal(other *Resources) bool {
 	if r == nil || other == nil {
