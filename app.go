@@ -187,7 +187,9 @@ func (a *App) connect() error {
 		Operators: a.Operators, Sessions: a.sessions, Passkeys: a.Passkeys, Peppers: a.peppers, Clock: a.clock, Log: a.log, Proxies: c.TrustedProxies(),
 		Refused: a.audit.Refused, SecondFactor: c.Admin.SecondFactor, Provider: ProviderOf(c),
 	})
-	a.notices = NewOperatorEvents(store, a.Keyring, NoticeOptions{LeadTime: c.Keys.ExpiringNotice, Unused: c.Keys.UnusedNotice})
+	a.notices = NewOperatorEvents(store, a.Keyring, NoticeOptions{
+		LeadTime: c.Keys.ExpiringNotice, Unused: c.Keys.UnusedNotice, Warning: c.Keys.LimitWarning,
+	})
 	a.tokens = NewTokens(store, a.peppers)
 	a.proxy = NewProxy(ProxyOptions{
 		Log: a.log, Proxies: c.TrustedProxies(), ReadTimeout: c.Server.ReadTimeout, WriteTimeout: c.Server.WriteTimeout, Hold: a.connections.Hold,
@@ -207,7 +209,7 @@ func (a *App) connect() error {
 		Serving: a.cluster.serving(),
 		Access:  a.access, QueryAllowed: c.Keys.QueryAllowed, DraftHeaders: c.Server.IETFHeaders != "off",
 		MaxBody: int64(c.Server.MaxBodyBytes), Proxies: c.TrustedProxies(), Reached: a.notices.Reached,
-		Watch: []func(*Outcome){a.note, a.refusals.Note, a.audit.Watch, a.metrics.Watch},
+		Watch: []func(*Outcome){a.note, a.refusals.Note, a.audit.Watch, a.metrics.Watch, a.notices.Warn},
 	})
 	return a.Reloader.Start(a.clock.Now())
 }

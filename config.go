@@ -108,6 +108,7 @@ type Config struct {
 		LastUsedInterval   time.Duration `toml:"last_used_interval" default:"30s" min:"1s" max:"1h"`
 		ExpiringNotice     time.Duration `toml:"expiring_notice" default:"168h" min:"1h" max:"8760h"`
 		UnusedNotice       time.Duration `toml:"unused_notice" default:"720h" min:"0s" max:"87600h"`      // 0: none
+		LimitWarning       int           `toml:"limit_warning_percent" default:"80" min:"0" max:"99"`     // 0: none
 		PepperFile         string        `toml:"pepper_file" example:"/etc/latchkey/pepper" check:"file"` // "": the file "pepper" in Server.Data
 		RetiredPepperFiles []string      `toml:"retired_pepper_files" example:"/etc/latchkey/pepper.old" check:"path"`
 		DefaultExpiry      time.Duration `toml:"default_expiry" default:"0s" min:"0s" max:"876000h"`

@@ -424,6 +424,7 @@ type Outcome struct {
 	Client netip.Addr        // address of the client
 	Params httprouter.Params // values of the variable parts of the path
 	Began  time.Time         // start of the request by the wall clock
+	Steady time.Time         // start of the request by the service clock
 	Took   time.Duration     // time until the answer was written
 	Limits []LimitStatus     // status of each limit that applies
 }

@@ -392,7 +392,7 @@ func (k *Key) Resolve(policy *Policy, owner map[string]int) {
 	var own Permission
 	own, k.derived.dormant = policy.OfOwn(k.OwnPermissions)
 	k.derived.dormant = append(k.derived.dormant, policy.Absent(k.Permissions)...)
-	k.derived.rights, k.Permissions, k.derived.ownerID, k.derived.ofOwner = policy, k.Permissions.Builtin()|own, ownerCounterID(k.Owner), owner
+	k.derived.rights, k.Permissions, k.derived.ownerID, k.derived.ofOwner = policy, k.Permissions.Builtin()|own, OwnerCounterID(k.Owner), owner
 	k.derived.rules, k.derived.short = slices.Clone(policy.Limits()), nil
 	for i := range k.derived.rules {
 		l := &k.derived.rules[i]
@@ -425,8 +425,8 @@ func (k *Key) Fit(policy *Policy) *Key {
 	return &c
 }
 
-// ownerCounterID returns the id under which the Limiter counts an owner.
-func ownerCounterID(owner uint64) string { return fmt.Sprintf("owner_%d", owner) }
+// OwnerCounterID returns the id under which the Limiter counts an owner.
+func OwnerCounterID(owner uint64) string { return fmt.Sprintf("owner_%d", owner) }
 
 // ParseNetworks parses a list of IPv4 and IPv6 addresses and CIDR ranges. It returns an address as
 // a range of one address, and an IPv4-mapped IPv6 address as IPv4. It returns ErrValidation for
