@@ -100,6 +100,7 @@ var auditVerbs = map[string]auditVerb{
 	"cut audit log":                             {kindOther, "deleted the oldest entries of this log", "delete the oldest entries of this log", true},
 	"refusals not written down":                 {kindOther, "counted refusals that are not listed", "count refusals", true},
 	"end earlier secrets":                       {kindRotated, "ended the old secrets of", "end the old secrets of", false},
+	"pause unused key":                          {kindPaused, "paused", "pause", false},
 	"request from another site":                 {kindOther, "sent a request from another site", "send a request from another site", true},
 }
 

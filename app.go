@@ -188,7 +188,7 @@ func (a *App) connect() error {
 		Refused: a.audit.Refused, SecondFactor: c.Admin.SecondFactor, Provider: ProviderOf(c),
 	})
 	a.notices = NewOperatorEvents(store, a.Keyring, NoticeOptions{
-		LeadTime: c.Keys.ExpiringNotice, Unused: c.Keys.UnusedNotice, Warning: c.Keys.LimitWarning,
+		LeadTime: c.Keys.ExpiringNotice, Unused: c.Keys.UnusedNotice, PauseUnused: c.Keys.PauseUnused, Warning: c.Keys.LimitWarning,
 	})
 	a.tokens = NewTokens(store, a.peppers)
 	a.proxy = NewProxy(ProxyOptions{

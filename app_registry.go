@@ -157,7 +157,7 @@ var registry = []part{
 		return []work{
 			{time.Second, "store events about reached limits", eachNode, func(time.Time) error { return a.notices.Flush() }},
 			{time.Minute, "find keys that expire soon", oneNode, func(now time.Time) error { return a.notices.Expiring(a.clock.Latest(now)) }},
-			{time.Minute, "find unused keys", oneNode, func(now time.Time) error { return a.notices.Unused(a.clock.Latest(now)) }},
+			{time.Minute, "find and pause unused keys", oneNode, func(now time.Time) error { return a.notices.Unused(a.clock.Latest(now)) }},
 		}
 	}},
 	{name: "webhooks", tables: slices.Concat(WebhookTables(), OutboxTables()), routes: func(a *App) Routes {

@@ -108,6 +108,7 @@ type Config struct {
 		LastUsedInterval   time.Duration `toml:"last_used_interval" default:"30s" min:"1s" max:"1h"`
 		ExpiringNotice     time.Duration `toml:"expiring_notice" default:"168h" min:"1h" max:"8760h"`
 		UnusedNotice       time.Duration `toml:"unused_notice" default:"720h" min:"0s" max:"87600h"`      // 0: none
+		PauseUnused        time.Duration `toml:"pause_unused" default:"0s" min:"0s" max:"87600h"`         // 0: never
 		LimitWarning       int           `toml:"limit_warning_percent" default:"80" min:"0" max:"99"`     // 0: none
 		PepperFile         string        `toml:"pepper_file" example:"/etc/latchkey/pepper" check:"file"` // "": the file "pepper" in Server.Data
 		RetiredPepperFiles []string      `toml:"retired_pepper_files" example:"/etc/latchkey/pepper.old" check:"path"`
@@ -211,6 +212,9 @@ func LoadConfig(file string, environ []string, flags map[string]string) (Config,
 		}
 		if c.Keys.UnusedNotice > 0 && c.Keys.UnusedNotice < unusedMin {
 			l.fail(l.sources["keys.unused_notice"], "keys.unused_notice is %s; write 0s for no notice, or %s or more", c.Keys.UnusedNotice, unusedMin)
+		}
+		if c.Keys.PauseUnused > 0 && c.Keys.PauseUnused < unusedMin {
+			l.fail(l.sources["keys.pause_unused"], "keys.pause_unused is %s; write 0s to pause no keys, or %s or more", c.Keys.PauseUnused, unusedMin)
 		}
 		if c.Keys.MaxExpiry > 0 && c.Keys.DefaultExpiry > c.Keys.MaxExpiry {
 			l.fail(l.sources["keys.default_expiry"], "keys.default_expiry is %s, longer than keys.max_expiry, %s", c.Keys.DefaultExpiry, c.Keys.MaxExpiry)

@@ -32,6 +32,7 @@ type StoredKey struct {
 	AllowedIPs   []netip.Prefix    `json:"allowed_ips,omitempty"` // empty: any address
 	QueryAllowed *bool             `json:"query_allowed,omitempty"`
 	Paused       bool              `json:"paused,omitempty"`
+	ResumedAt    time.Time         `json:"resumed_at,omitzero"` // when it was last resumed, which counts as a use for UnusedKey
 	CreatedAt    time.Time         `json:"created_at"`
 	ExpiresAt    time.Time         `json:"expires_at,omitzero"`
 	RevokedAt    time.Time         `json:"revoked_at,omitzero"`
@@ -243,6 +244,13 @@ func (k *Key) SecretEnds() time.Time { return k.derived.until }
 // HasSecret reports whether the current secret or a stored previous secret has this serial.
 func (k *StoredKey) HasSecret(serial int) bool {
 	return k.Serial == serial || slices.ContainsFunc(k.Aliases, func(a PreviousSecret) bool { return a.Serial == serial })
+}
+
+// Resume ends a pause at now. It does nothing if the key is not paused.
+func (k *Key) Resume(now time.Time) {
+	if k.Paused {
+		k.Paused, k.ResumedAt = false, now
+	}
 }
 
 // Has reports whether the key has at least one of the permissions in p.

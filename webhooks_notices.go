@@ -85,7 +85,9 @@ func NoticeTables() []Checked { return []Checked{&reachedTable} }
 type NoticeOptions struct {
 	LeadTime time.Duration // how long before its expiry a key is reported
 	Unused   time.Duration // how long after its last use a key is reported; 0: never
-	Warning  int           // the percentage of a limit at which its key is reported; 0: never
+	// PauseUnused is how long after its last use a key is paused; 0: never. It takes up to pauseSlack longer.
+	PauseUnused time.Duration
+	Warning     int // the percentage of a limit at which its key is reported; 0: never
 }
 
 // NewOperatorEvents returns an OperatorEvents.
