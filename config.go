@@ -135,7 +135,8 @@ type Config struct {
 		SignatureHeader     string        `toml:"signature_header" default:"X-Klen-Signature" check:"header"`
 		Signature           string        `toml:"signature" default:"hex" in:"hex,sha256=hex"`
 	} `toml:"webhooks"`
-	Limit struct { // in the configuration file these limits are [[limit]] sections with a name and a default
+	Mail  MailConfig `toml:"mail"`
+	Limit struct {   // in the configuration file these limits are [[limit]] sections with a name and a default
 		RequestsPerMinute    int `toml:"requests_per_minute_limit" default:"60" min:"1" max:"1000000000"`
 		CallsPerDay          int `toml:"calls_per_day_limit" default:"100" min:"1" max:"1000000000"`
 		CalendarEventsPerDay int `toml:"calendar_events_per_day_limit" default:"50" min:"1" max:"1000000000"`
@@ -194,6 +195,7 @@ func LoadConfig(file string, environ []string, flags map[string]string) (Config,
 		l.checkAddresses(c)
 		l.checkUpstreams(c)
 		l.checkOIDC(c)
+		l.checkMail(c.Mail)
 		_, problems := ReadProxyRoutes(c.Routes, c.Rights())
 		for _, problem := range problems {
 			l.fail(l.sources["route"], "%s", problem)

@@ -63,10 +63,13 @@ func OperatorEventTypes() []string {
 	return append(EventTypes(), "call.queued", KeyCreated, KeyRotated, KeyRevoked, KeyPaused, KeyResumed, keyExpiring, keyNetwork, keyInURL, keyUnused, limitWarning, limitReached, TokenExpiring, FactorReset, storageWarningEvent, diskLowEvent)
 }
 
-// Publish queues e for each webhook that subscribes to it. Call it in the transaction of the change
+// Publish queues e for each webhook that subscribes to it, and for the mails to the operators. Call it in the transaction of the change
 // that caused the event, so that both are stored or neither. The bytes of the payload are final
 // from then on. If there are no webhooks, Publish costs one look-up.
 func Publish(tx *Tx, e WebhookEvent) error {
+	if err := addMail(tx, e); err != nil {
+		return err
+	}
 	if !HasWebhooks(tx) {
 		return nil
 	}

@@ -179,14 +179,22 @@ func (n *OperatorEvents) flushReached(fresh []reachedNow) error {
 	return err
 }
 
-// EventWanted reports whether an active webhook of the operator subscribes to event.
+// EventWanted reports whether an active webhook of the operator subscribes to event, or the operators get mails of it.
 func EventWanted(store *Store, event string) (yes bool, err error) {
 	err = store.View(func(tx *Tx) error {
-		ids, err := subscriptions(tx, event, 0)
-		yes = len(ids) > 0
+		yes, err = eventWanted(tx, event)
 		return err
 	})
 	return yes, err
+}
+
+// eventWanted is EventWanted in a transaction.
+func eventWanted(tx *Tx, event string) (bool, error) {
+	if slices.Contains(tx.Mails, event) {
+		return true, nil
+	}
+	ids, err := subscriptions(tx, event, 0)
+	return len(ids) > 0, err
 }
 
 // forget deletes limits from seen whose events were not published. The next refusal then records

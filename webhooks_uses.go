@@ -12,8 +12,7 @@ func PublishUse(tx *Tx, keyring *Keyring, id string, n KeyNotice) error {
 	if n.Kind == ActivityCarrier {
 		event = keyInURL
 	}
-	ids, err := subscriptions(tx, event, 0)
-	if err != nil || len(ids) == 0 {
+	if wanted, err := eventWanted(tx, event); err != nil || !wanted {
 		return err
 	}
 	key, err := keyring.Get(tx, id)
