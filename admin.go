@@ -41,7 +41,7 @@ func (a *admin) AdminRoutes() []Route {
 		{Method: "PATCH", Path: "/admin/v1/keys/:id", Handle: a.update},
 		{Method: "POST", Path: "/admin/v1/keys/:id/revoke", Handle: a.revoke},
 		{Method: "POST", Path: "/admin/v1/keys/:id/pause", Handle: a.change(KeyPaused, func(k *Key, _ time.Time) { k.Paused = true })},
-		{Method: "POST", Path: "/admin/v1/keys/:id/resume", Handle: a.change(KeyResumed, func(k *Key, _ time.Time) { k.Paused = false })},
+		{Method: "POST", Path: "/admin/v1/keys/:id/resume", Handle: a.change(KeyResumed, (*Key).Resume)},
 		{Method: "POST", Path: "/admin/v1/keys/:id/rotate", Handle: a.rotate},
 		{Method: "POST", Path: "/admin/v1/keys/:id/rotate/finish", Handle: a.finish},
 		{Method: "GET", Path: "/admin/v1/keys/:id/usage", Handle: a.usage},

@@ -413,6 +413,7 @@ func (w *auditWalk) changes() map[string]func() (path, body string) {
 		"PATCH /admin/v1/webhooks/:id":             func() (string, string) { return v1 + "webhooks/" + w.newHook(), `{"name": "i"}` },
 		"DELETE /admin/v1/webhooks/:id":            func() (string, string) { return v1 + "webhooks/" + w.newHook(), "" },
 		"POST /admin/v1/webhooks/:id/test":         func() (string, string) { return v1 + "webhooks/" + w.privateHook() + "/test", "" },
+		"POST /admin/v1/mail/test":                 func() (string, string) { return v1 + "mail/test", "" },
 		"POST /admin/v1/webhooks/:id/redeliver":    func() (string, string) { return v1 + "webhooks/" + w.failedHook() + "/redeliver", `{"log_id": 1}` },
 		"POST /admin/v1/webhooks/:id/retry-failed": func() (string, string) { return v1 + "webhooks/" + w.failedHook() + "/retry-failed", "" },
 	}
@@ -473,7 +474,10 @@ func (w *auditWalk) login() string {
 // Whoever adds one makes its changes by Request.Update (or says with
 // Request.Record that it did something), and adds it to auditWalk.changes.
 func TestAudit_EveryChange(t *testing.T) {
-	w := &auditWalk{testApp: newTestApp(t, func(c *Config) { c.Webhooks.AllowPrivateTargets = true }), t: t}
+	w := &auditWalk{testApp: newTestApp(t, func(c *Config) {
+		c.Webhooks.AllowPrivateTargets = true
+		c.Mail = MailConfig{Server: "localhost:1", TLS: "auto", From: "latchkey@example.com", To: []string{"ops@example.com"}, Events: []string{KeyRotated}}
+	}), t: t}
 	changes := w.changes()
 	for _, row := range w.Server.o.Admin {
 		action := row.Method + " " + row.Path

@@ -294,6 +294,17 @@ func (m *Metrics) stored() []promtext.Metric {
 			}
 			return m.o.Clock.Now().Sub(oldest).Seconds(), err
 		}),
+		read("mail_backlog", "Events that wait to be mailed to the operators.", func(tx *Tx) (float64, error) {
+			w, err := WaitingMails(tx)
+			return float64(w.Events), err
+		}),
+		read("mail_failing_seconds", "For how long mails could not be sent, or 0 if they can.", func(tx *Tx) (float64, error) {
+			w, err := WaitingMails(tx)
+			if w.Failed.IsZero() {
+				return 0, err
+			}
+			return m.o.Clock.Now().Sub(w.Failed).Seconds(), err
+		}),
 		total("webhook_dropped_total", "Webhook deliveries that were dropped unsent because of a bound.", value(func(tx *Tx) (float64, error) {
 			n, err := DroppedDeliveries(tx)
 			return float64(n), err

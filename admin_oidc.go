@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"crypto/subtle"
 	"errors"
@@ -18,7 +17,6 @@ import (
 	"golang.org/x/oauth2"
 	"golang.org/x/sync/singleflight"
 
-	"latchkey/internal/secrettext"
 	"latchkey/internal/strictjson"
 )
 
@@ -55,24 +53,7 @@ func ProviderOf(c Config) ProviderOptions {
 // ReadSecret returns the secret of the client, "" if it has none. It reads the file each time, so that
 // a new secret needs no restart.
 func (o ProviderOptions) ReadSecret() (string, error) {
-	if o.SecretFile == "" {
-		return o.Secret, nil
-	}
-	if o.Secret != "" {
-		return "", errors.New("admin.oidc.client_secret is set as well; remove one of them")
-	}
-	text, err := ReadSmall(o.SecretFile)
-	if err != nil {
-		return "", err
-	}
-	secret, err := secrettext.Password.Clean(bytes.TrimSpace(text)) // a client secret may have blanks within (RFC 6749, appendix A.2)
-	if err == nil && len(secret) > 4096 {
-		err = errors.New("has more than 4,096 bytes, so it is not a secret")
-	}
-	if err != nil {
-		return "", fmt.Errorf("%s %w", o.SecretFile, err)
-	}
-	return secret, nil
+	return SecretSetting{"admin.oidc.client_secret", o.Secret, o.SecretFile}.Read()
 }
 
 // identityProvider is the client of an identity provider, by OpenID Connect. It asks the provider only

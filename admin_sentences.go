@@ -71,6 +71,7 @@ var auditVerbs = map[string]auditVerb{
 	"POST /admin/v1/webhooks/:id/test":          {kindOther, "sent a sample to", "send a sample to", false},
 	"POST /admin/v1/webhooks/:id/redeliver":     {kindOther, "sent a delivery again to", "send a delivery again to", false},
 	"POST /admin/v1/webhooks/:id/retry-failed":  {kindOther, "sent all failed deliveries again to", "send all failed deliveries again to", false},
+	"POST /admin/v1/mail/test":                  {kindOther, "sent a test mail", "send a test mail", true},
 	"POST /admin/v1/backups/:name/check":        {kindOther, "checked a backup", "check a backup", true},
 	"POST /admin/v1/cluster/nodes/:name/remove": {kindDeleted, "removed", "remove", false},
 	"POST /admin/v1/calls/claim":                {kindChanged, "claimed", "claim", false},
@@ -102,6 +103,7 @@ var auditVerbs = map[string]auditVerb{
 	"cut audit log":                             {kindOther, "deleted the oldest entries of this log", "delete the oldest entries of this log", true},
 	"refusals not written down":                 {kindOther, "counted refusals that are not listed", "count refusals", true},
 	"end earlier secrets":                       {kindRotated, "ended the old secrets of", "end the old secrets of", false},
+	"pause unused key":                          {kindPaused, "paused", "pause", false},
 	"request from another site":                 {kindOther, "sent a request from another site", "send a request from another site", true},
 }
 

@@ -146,6 +146,11 @@ func (s *Status) stored(tx *Tx, now time.Time, shown map[string]any) error {
 	if shown["ending_tokens"], err = endingTokens(tx, now); err != nil {
 		return err
 	}
+	mails, err := WaitingMails(tx)
+	if err != nil {
+		return err
+	}
+	shown["mail_backlog"], shown["mail_failing_since"], shown["mail_error"] = mails.Events, Seconds(mails.Failed), TextOrNone(mails.Reason)
 	shown["keys"], shown["webhook_backlog"], shown["webhook_oldest_at"], shown["webhooks_held_since"] = keys, waiting, Seconds(oldest), Seconds(held)
 	shown["audit"] = map[string]any{"entries": entries, "number": head.Number, "hash": fmt.Sprintf("%x", head.Hash)}
 	return nil

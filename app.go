@@ -39,6 +39,7 @@ type App struct {
 	Limiter *Limiter
 	Store   *Store
 	Sender  *Sender
+	mailer  *Mailer
 
 	Reloader *Reloader
 
@@ -177,6 +178,9 @@ func (a *App) connect() error {
 		Timeout: c.Webhooks.Timeout, Header: c.Webhooks.SignatureHeader, Scheme: c.Webhooks.Signature, Watch: a.metrics.Attempted,
 		Turn: a.cluster.first(),
 	})
+	if err := a.openMailer(); err != nil {
+		return err
+	}
 	a.dialer = NewDialer(store)
 	a.Operators, a.sessions = NewOperators(store), NewSessions(store, c.Admin.SessionIdle, c.Admin.SessionMax)
 	if !c.Admin.PasswordLogin {
@@ -187,7 +191,9 @@ func (a *App) connect() error {
 		Operators: a.Operators, Sessions: a.sessions, Passkeys: a.Passkeys, Peppers: a.peppers, Clock: a.clock, Log: a.log, Proxies: c.TrustedProxies(),
 		Refused: a.audit.Refused, SecondFactor: c.Admin.SecondFactor, Provider: ProviderOf(c),
 	})
-	a.notices = NewOperatorEvents(store, a.Keyring, NoticeOptions{LeadTime: c.Keys.ExpiringNotice, Unused: c.Keys.UnusedNotice})
+	a.notices = NewOperatorEvents(store, a.Keyring, NoticeOptions{
+		LeadTime: c.Keys.ExpiringNotice, Unused: c.Keys.UnusedNotice, PauseUnused: c.Keys.PauseUnused, Warning: c.Keys.LimitWarning,
+	})
 	a.tokens = NewTokens(store, a.peppers)
 	a.proxy = NewProxy(ProxyOptions{
 		Log: a.log, Proxies: c.TrustedProxies(), ReadTimeout: c.Server.ReadTimeout, WriteTimeout: c.Server.WriteTimeout, Hold: a.connections.Hold,
@@ -207,7 +213,7 @@ func (a *App) connect() error {
 		Serving: a.cluster.serving(),
 		Access:  a.access, QueryAllowed: c.Keys.QueryAllowed, DraftHeaders: c.Server.IETFHeaders != "off",
 		MaxBody: int64(c.Server.MaxBodyBytes), Proxies: c.TrustedProxies(), Reached: a.notices.Reached,
-		Watch: []func(*Outcome){a.note, a.refusals.Note, a.audit.Watch, a.metrics.Watch},
+		Watch: []func(*Outcome){a.note, a.refusals.Note, a.audit.Watch, a.metrics.Watch, a.notices.Warn},
 	})
 	return a.Reloader.Start(a.clock.Now())
 }
@@ -496,6 +502,7 @@ func (a *App) report(what string, err error) {
 func (a *App) Close() error {
 	close(a.stop)
 	<-a.idle
+	a.mailer.Close()
 	a.Sender.Close()
 	a.proxy.Close()
 	return errors.Join(a.notices.Flush(), a.Keyring.Flush(), a.history.Flush(), a.Limiter.Close(), a.Store.Close(), a.cluster.close(), a.folder.Close())
@@ -532,6 +539,7 @@ func (a *App) Serve(ctx context.Context, ready func(api, admin net.Addr)) error 
 	a.listeners.Store(listeners)
 	listeners.Serve()
 	a.Sender.Start()
+	a.mailer.Start()
 	a.status.ListensAt(map[string]string{"api": listeners.API().String(), "admin": listeners.Admin().String(), "socket": a.folder.Socket()}, listeners.CertificatesEnd)
 	ready(listeners.API(), listeners.Admin())
 	supervisor.Ready(listeners.Line())

@@ -49,6 +49,7 @@ func (k *ConfigCheck) Run() (warnings []string, err error) {
 	}
 	k.fail("cluster.endpoints", CheckCluster(c.Cluster))
 	k.fail(key, CheckPeppers(c.Server.Data, PeppersOf(c, k.Pepper)))
+	k.mail()
 	k.routes()
 	k.logins()
 	slices.Sort(k.problems)
@@ -91,6 +92,21 @@ func (k *ConfigCheck) certificate(section string, t ListenerTLS, baseURL string)
 			warn("the certificate is not for the host of %s.base_url: %v", section, err)
 		}
 	}
+}
+
+// mail checks the files for mails.
+func (k *ConfigCheck) mail() {
+	_, err := MailPassword(k.Config)
+	k.fail("mail.password_file", err)
+	if k.Config.Mail.CAFile != "" {
+		_, err := certs.ReadRoots(k.Config.Mail.CAFile)
+		k.fail("mail.ca_file", err)
+	}
+}
+
+// MailPassword returns the password at the mail server, "" if there is none.
+func MailPassword(c Config) (string, error) {
+	return SecretSetting{"mail.password", c.Mail.Password, c.Mail.PasswordFile}.Read()
 }
 
 // logins checks the secret of single sign-on, and that operators can log in at all.

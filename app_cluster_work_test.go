@@ -39,7 +39,7 @@ var workers = map[string]worker{
 	"find owners whose storage is nearly full":                  oneNode,
 	"store events about reached limits":                         eachNode, // those that this node has refused
 	"find keys that expire soon":                                oneNode,
-	"find unused keys":                                          oneNode,
+	"find and pause unused keys":                                oneNode,
 	"delete old webhook deliveries":                             oneNode,
 	"delete expired sessions":                                   oneNode,
 	"delete old usage history":                                  oneNode,

@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"latchkey/internal/certs"
+	"latchkey/internal/smtpmail"
 )
 
 // part is a part of the service, an element of registry.
@@ -48,6 +51,8 @@ const (
 //   - Sender.Start (webhooks_sender.go) sends webhook deliveries. It starts in Serve. It
 //     reads the outbox after each change and each Wake, and starts a goroutine for each
 //     webhook with a delivery that is due.
+//   - Mailer.Start (webhooks_mailer.go) sends mails. It starts in Serve and looks for mails
+//     that are due at each Wake.
 //   - Listeners.Serve (listen.go) accepts connections. It starts in Serve.
 //     Listeners.tend checks the certificate files every 10 seconds. Connections.tend
 //     (listen_room.go) closes connections without a valid key every second.
@@ -163,7 +168,7 @@ var registry = []part{
 		return []work{
 			{time.Second, "store events about reached limits", eachNode, func(time.Time) error { return a.notices.Flush() }},
 			{time.Minute, "find keys that expire soon", oneNode, func(now time.Time) error { return a.notices.Expiring(a.clock.Latest(now)) }},
-			{time.Minute, "find unused keys", oneNode, func(now time.Time) error { return a.notices.Unused(a.clock.Latest(now)) }},
+			{time.Minute, "find and pause unused keys", oneNode, func(now time.Time) error { return a.notices.Unused(a.clock.Latest(now)) }},
 		}
 	}},
 	{name: "webhooks", tables: slices.Concat(WebhookTables(), OutboxTables()), routes: func(a *App) Routes {
@@ -175,6 +180,9 @@ var registry = []part{
 		return Routes{Keyed: p.Routes(), Admin: p.AdminRoutes()}
 	}, work: func(a *App) []work {
 		return []work{{time.Minute, "delete old webhook deliveries", oneNode, func(now time.Time) error { return SweepOutbox(a.Store, now) }}}
+	}},
+	{name: "mails", tables: MailTables(), routes: func(a *App) Routes { return Routes{Admin: a.mailer.AdminRoutes()} }, work: func(a *App) []work {
+		return []work{{10 * time.Second, "send mails to the operators", oneNode, func(time.Time) error { a.mailer.Wake(); return nil }}}
 	}},
 	{name: "operators", tables: OperatorTables(), routes: func(a *App) Routes { return Routes{Admin: a.Operators.AdminRoutes()} }},
 	{name: "sessions", tables: slices.Concat(SessionTables(), FactorTables()), routes: func(a *App) Routes {
@@ -286,4 +294,23 @@ func (a *App) assemble(parts []part) error {
 		}
 	}
 	return errors.Join(problems...)
+}
+
+// openMailer makes the Mailer of the configuration.
+func (a *App) openMailer() error {
+	c := a.config.Mail
+	o := MailerOptions{
+		Store: a.Store, Clock: a.clock, Log: a.log, Password: func() (string, error) { return MailPassword(a.config) },
+		Server: smtpmail.Server{Address: c.Server, Username: c.Username, Security: c.Security()},
+		From:   c.From, To: c.To, Events: c.Events, Dashboard: a.config.Admin.BaseURL,
+	}
+	if c.CAFile != "" {
+		roots, err := certs.ReadRoots(c.CAFile)
+		if err != nil {
+			return err
+		}
+		o.Server.Roots = roots
+	}
+	a.mailer = NewMailer(o)
+	return nil
 }

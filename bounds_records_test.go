@@ -25,6 +25,7 @@ var unbounded = map[string]string{
 	"sessions":         "has no fields that a client chooses",
 	"audit":            "is written by the service, which shortens values",
 	"key_requests":     "has no fields that a client chooses",
+	"mails":            "is written by the service, which shortens lines and bounds their number",
 	"limits_reached":   "has no fields that a client chooses",
 	"owner_storage":    "only the operator changes storage limits",
 	"storage_warnings": "has no fields that a client chooses",

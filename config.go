@@ -108,6 +108,8 @@ type Config struct {
 		LastUsedInterval   time.Duration `toml:"last_used_interval" default:"30s" min:"1s" max:"1h"`
 		ExpiringNotice     time.Duration `toml:"expiring_notice" default:"168h" min:"1h" max:"8760h"`
 		UnusedNotice       time.Duration `toml:"unused_notice" default:"720h" min:"0s" max:"87600h"`      // 0: none
+		PauseUnused        time.Duration `toml:"pause_unused" default:"0s" min:"0s" max:"87600h"`         // 0: never
+		LimitWarning       int           `toml:"limit_warning_percent" default:"80" min:"0" max:"99"`     // 0: none
 		PepperFile         string        `toml:"pepper_file" example:"/etc/latchkey/pepper" check:"file"` // "": the file "pepper" in Server.Data
 		RetiredPepperFiles []string      `toml:"retired_pepper_files" example:"/etc/latchkey/pepper.old" check:"path"`
 		DefaultExpiry      time.Duration `toml:"default_expiry" default:"0s" min:"0s" max:"876000h"`
@@ -133,7 +135,8 @@ type Config struct {
 		SignatureHeader     string        `toml:"signature_header" default:"X-Klen-Signature" check:"header"`
 		Signature           string        `toml:"signature" default:"hex" in:"hex,sha256=hex"`
 	} `toml:"webhooks"`
-	Limit struct { // in the configuration file these limits are [[limit]] sections with a name and a default
+	Mail  MailConfig `toml:"mail"`
+	Limit struct {   // in the configuration file these limits are [[limit]] sections with a name and a default
 		RequestsPerMinute    int `toml:"requests_per_minute_limit" default:"60" min:"1" max:"1000000000"`
 		CallsPerDay          int `toml:"calls_per_day_limit" default:"100" min:"1" max:"1000000000"`
 		CalendarEventsPerDay int `toml:"calendar_events_per_day_limit" default:"50" min:"1" max:"1000000000"`
@@ -192,6 +195,7 @@ func LoadConfig(file string, environ []string, flags map[string]string) (Config,
 		l.checkAddresses(c)
 		l.checkUpstreams(c)
 		l.checkOIDC(c)
+		l.checkMail(c.Mail)
 		_, problems := ReadProxyRoutes(c.Routes, c.Rights())
 		for _, problem := range problems {
 			l.fail(l.sources["route"], "%s", problem)
@@ -210,6 +214,9 @@ func LoadConfig(file string, environ []string, flags map[string]string) (Config,
 		}
 		if c.Keys.UnusedNotice > 0 && c.Keys.UnusedNotice < unusedMin {
 			l.fail(l.sources["keys.unused_notice"], "keys.unused_notice is %s; write 0s for no notice, or %s or more", c.Keys.UnusedNotice, unusedMin)
+		}
+		if c.Keys.PauseUnused > 0 && c.Keys.PauseUnused < unusedMin {
+			l.fail(l.sources["keys.pause_unused"], "keys.pause_unused is %s; write 0s to pause no keys, or %s or more", c.Keys.PauseUnused, unusedMin)
 		}
 		if c.Keys.MaxExpiry > 0 && c.Keys.DefaultExpiry > c.Keys.MaxExpiry {
 			l.fail(l.sources["keys.default_expiry"], "keys.default_expiry is %s, longer than keys.max_expiry, %s", c.Keys.DefaultExpiry, c.Keys.MaxExpiry)

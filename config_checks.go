@@ -68,6 +68,7 @@ var textChecks = map[string]textCheck{
 	"claim":            {"the name of a claim, or names with dots between them", matching(regexp.MustCompile(`^[^\s.]+(\.[^\s.]+)*$`).MatchString)},
 	"scope":            {"a scope, a word without spaces and quotes", matching(regexp.MustCompile(`^[!#-\[\]-~]{1,200}$`).MatchString)},
 	"button":           {"1 to 60 characters", matching(func(text string) bool { return Length(text) >= 1 && Length(text) <= 60 })},
+	"mailserver":       {"the host name or IP address of a mail server, with a port", optional(readMailServer)},
 	"upstream":         {"http:// or https:// and a host, with or without a path", optional(readUpstream)},
 }
 

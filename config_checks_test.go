@@ -75,6 +75,12 @@ func samples() map[string]kindSamples {
 				"https://a b": "without a path", "https://u:p@keys.example.com": "without a path", "https://keys.example.com?x": "without a path", "ftp://keys.example.com": "without a path",
 				"https://2001:db8::1": "without a path", "https://*.example.com": "without a path", "https://192.0.2.300": "without a path",
 			}},
+		"mailserver": {
+			map[string]string{"": "", "Mail.Example.com:0587": "mail.example.com:587", "localhost:25": "localhost:25", "[2001:DB8:0::1]:465": "[2001:db8::1]:465", "192.0.2.7:25": "192.0.2.7:25"},
+			map[string]string{
+				"mail.example.com": `write "mail.example.com:587"`, "smtp://mail.example.com:587": "a mail server", ":587": "a mail server", "mail.example.com:0": "a mail server",
+				"mail.example.com:65536": "a mail server", "mail.example.com:smtp": "a mail server", "b\u00fccher.example:25": `write "xn--bcher-kva.example:25"`, "a b:25": "a mail server",
+			}},
 		"node": {map[string]string{"": ""}, map[string]string{"A": "a-z", "a b": "a-z", strings.Repeat("a", 33): "1 to 32", "a_b": "a-z"}},
 		"etcd": {nil, map[string]string{
 			"http://192.0.2.1:2379": `write "https://192.0.2.1:2379"`, "https://etcd.example": `write "https://etcd.example:2379"`, "etcd.example:2379": "https:// and a host",

@@ -27,7 +27,7 @@ var nodeSettings = []string{
 	"admin.listen", "admin.base_url", "admin.hosts", "admin.tls", "admin.tls_cert_file", "admin.tls_key_file", "admin.insecure_http",
 	"admin.oidc.client_secret", "admin.oidc.client_secret_file", "admin.oidc.button",
 	"keys.pepper_file", "keys.retired_pepper_files", "keys.cache", "keys.last_used_interval", "backup.dir", "bounds.free_disk_bytes", "bounds.free_disk_percent",
-	"acme.", "log.", "metrics.", "cluster.",
+	"mail.tls", "mail.ca_file", "mail.username", "mail.password", "mail.password_file", "acme.", "log.", "metrics.", "cluster.",
 }
 
 // nodeRouteSettings is like nodeSettings for a [[route]].

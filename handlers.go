@@ -427,6 +427,7 @@ type Outcome struct {
 	Client netip.Addr        // address of the client
 	Params httprouter.Params // values of the variable parts of the path
 	Began  time.Time         // start of the request by the wall clock
+	Steady time.Time         // start of the request by the service clock
 	Took   time.Duration     // time until the answer was written
 	Limits []LimitStatus     // status of each limit that applies
 	Asked  Asked             // of the limit per minute; Units is 0 if the request did not get as far

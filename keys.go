@@ -34,6 +34,7 @@ type StoredKey struct {
 	Resources    *Resources        `json:"resources,omitempty"`   // the objects that exist for the key; nil: all that its owner sees
 	QueryAllowed *bool             `json:"query_allowed,omitempty"`
 	Paused       bool              `json:"paused,omitempty"`
+	ResumedAt    time.Time         `json:"resumed_at,omitzero"` // when it was last resumed, which counts as a use for UnusedKey
 	CreatedAt    time.Time         `json:"created_at"`
 	ExpiresAt    time.Time         `json:"expires_at,omitzero"`
 	RevokedAt    time.Time         `json:"revoked_at,omitzero"`
@@ -254,6 +255,13 @@ func (k *StoredKey) HasSecret(serial int) bool {
 	return k.Serial == serial || slices.ContainsFunc(k.Aliases, func(a PreviousSecret) bool { return a.Serial == serial })
 }
 
+// Resume ends a pause at now. It does nothing if the key is not paused.
+func (k *Key) Resume(now time.Time) {
+	if k.Paused {
+		k.Paused, k.ResumedAt = false, now
+	}
+}
+
 // Has reports whether the key has at least one of the permissions in p.
 func (k *StoredKey) Has(p Permission) bool { return k.Permissions&p != 0 }
 
@@ -401,7 +409,7 @@ func (k *Key) Resolve(policy *Policy, owner map[string]int) {
 	var own Permission
 	own, k.derived.dormant = policy.OfOwn(k.OwnPermissions)
 	k.derived.dormant = append(k.derived.dormant, policy.Absent(k.Permissions)...)
-	k.derived.rights, k.Permissions, k.derived.ownerID, k.derived.ofOwner = policy, k.Permissions.Builtin()|own, ownerCounterID(k.Owner), owner
+	k.derived.rights, k.Permissions, k.derived.ownerID, k.derived.ofOwner = policy, k.Permissions.Builtin()|own, OwnerCounterID(k.Owner), owner
 	k.derived.rules, k.derived.short = slices.Clone(policy.Limits()), nil
 	for i := range k.derived.rules {
 		l := &k.derived.rules[i]
@@ -434,8 +442,8 @@ func (k *Key) Fit(policy *Policy) *Key {
 	return &c
 }
 
-// ownerCounterID returns the id under which the Limiter counts an owner.
-func ownerCounterID(owner uint64) string { return fmt.Sprintf("owner_%d", owner) }
+// OwnerCounterID returns the id under which the Limiter counts an owner.
+func OwnerCounterID(owner uint64) string { return fmt.Sprintf("owner_%d", owner) }
 
 // ParseNetworks parses a list of IPv4 and IPv6 addresses and CIDR ranges. It returns an address as
 // a range of one address, and an IPv4-mapped IPv6 address as IPv4. It returns ErrValidation for

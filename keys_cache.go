@@ -36,6 +36,7 @@ type CacheEntry struct {
 	Meter CounterRef
 	// Tally is memory for who counts the requests of the key; see Outcome.Tally.
 	Tally  atomic.Value
+	warned atomic.Pointer[[]limitWarned] // see Warn
 	digest keytext.Digest
 	key    atomic.Pointer[Key]
 	next   *CacheEntry // entry of another secret of the same key; guarded by keyCache.mu
@@ -155,6 +156,46 @@ func (h *CacheEntry) Return(use LastUse, notes *keyNotes) (first bool) {
 	h.notes = notes.with(h.notes)
 	h.mu.Unlock()
 	return !h.listed.Load() && !h.listed.Swap(true)
+}
+
+// limitWarned is a limit about which there was a warning.
+type limitWarned struct {
+	limit string
+	most  int       // Limit.Max at that time
+	until time.Time // on the service clock; there is no other warning before
+}
+
+// Warn reports whether a warning about a limit is due at moment, a time on the service clock. If so, it notes that the
+// next one is due at until. It waits for no other goroutine.
+func (h *CacheEntry) Warn(limit *Limit, moment, until time.Time) (due bool) {
+	list := h.warned.Load()
+	if list != nil {
+		for _, w := range *list {
+			if w.limit == limit.Name && w.most == limit.Max && moment.Before(w.until) {
+				return false
+			}
+		}
+	}
+	return h.noteWarning(list, limitWarned{limit.Name, limit.Max, until})
+}
+
+// WarnedUntil notes that no warning about a limit is due before until.
+func (h *CacheEntry) WarnedUntil(limit *Limit, until time.Time) {
+	for !h.noteWarning(h.warned.Load(), limitWarned{limit.Name, limit.Max, until}) {
+	}
+}
+
+// noteWarning adds w to a list that is the noted one. It returns false if that has changed meanwhile.
+func (h *CacheEntry) noteWarning(list *[]limitWarned, w limitWarned) bool {
+	noted := []limitWarned{w}
+	if list != nil {
+		for _, other := range *list {
+			if other.limit != w.limit {
+				noted = append(noted, other)
+			}
+		}
+	}
+	return h.warned.CompareAndSwap(list, &noted)
 }
 
 // newKeyCache returns an empty cache for about size entries.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/hkdf"
@@ -218,4 +219,30 @@ func CreatePepper(file string) error {
 		return fmt.Errorf("create pepper: %w", err)
 	}
 	return nil
+}
+
+// SecretSetting is a secret of the configuration: a value, or the path of a file with it.
+type SecretSetting struct{ Name, Value, File string }
+
+// Read returns the secret, or "" if there is none. It reads the file each time, so that a new secret needs no restart.
+// The error never contains the secret.
+func (s SecretSetting) Read() (string, error) {
+	if s.File == "" {
+		return s.Value, nil
+	}
+	if s.Value != "" {
+		return "", errors.New(s.Name + " is set as well; remove one of them")
+	}
+	text, err := ReadSmall(s.File)
+	if err != nil {
+		return "", err
+	}
+	secret, err := secrettext.Password.Clean(bytes.TrimSpace(text)) // it may have blanks within (RFC 6749, appendix A.2)
+	if err == nil && len(secret) > 4096 {
+		err = errors.New("has more than 4,096 bytes, so it is not a secret")
+	}
+	if err != nil {
+		return "", fmt.Errorf("%s %w", s.File, err)
+	}
+	return secret, nil
 }

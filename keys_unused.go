@@ -10,17 +10,17 @@ import (
 type UnusedKey struct {
 	*Key           // the caller may change it
 	Used time.Time // its last use; zero: never
-	// Since is the time of its last use, or of its creation if that is later.
+	// Since is the latest of its last use, its creation and the end of its last pause.
 	Since time.Time
 }
 
 // maxUnused is the number of keys that one call of Keyring.UnusedIDs looks at.
 const maxUnused = 2000
 
-// UnusedIDs looks at the keys that follow the key with the id after, and returns the ids of those that are unused since
-// before. next is the id after which the next call goes on; "" means that it begins again with the first key.
-// A key that cannot be read is left out, and err is about one of them.
-func (k *Keyring) UnusedIDs(tx *Tx, after string, before time.Time) (ids []string, next string, err error) {
+// UnusedIDs looks at the keys that follow the key with the id after, and returns the ids of those for which due returns
+// true. next is the id after which the next call goes on; "" means that it begins again with the first key.
+// A key for which due returns an error is left out, and err is about one of them.
+func (k *Keyring) UnusedIDs(tx *Tx, after string, due func(id string) (bool, error)) (ids []string, next string, err error) {
 	var all []string
 	for id := range tx.RangeFrom(KeyTable.Name, append([]byte(after), 0)) {
 		if all = append(all, string(id)); len(all) == maxUnused {
@@ -29,18 +29,18 @@ func (k *Keyring) UnusedIDs(tx *Tx, after string, before time.Time) (ids []strin
 		}
 	}
 	for _, id := range all {
-		u, bad := k.Unused(tx, id, before)
+		yes, bad := due(id)
 		if bad != nil {
 			err = bad
-		} else if u.Key != nil {
+		} else if yes {
 			ids = append(ids, id)
 		}
 	}
 	return ids, next, err
 }
 
-// Unused returns the key with this id if it is active, is unused since before, and no notice of that is stored
-// (see NoteUnused). Otherwise the Key of u is nil.
+// Unused returns the key with this id if it is neither paused nor revoked and is unused since before. Otherwise the Key of u
+// is nil.
 func (k *Keyring) Unused(tx *Tx, id string, before time.Time) (u UnusedKey, err error) {
 	key, err := k.Get(tx, id)
 	if errors.Is(err, ErrNotFound) {
@@ -53,12 +53,17 @@ func (k *Keyring) Unused(tx *Tx, id string, before time.Time) (u UnusedKey, err 
 	if err != nil {
 		return u, err
 	}
-	since := later(key.CreatedAt, use.At)
-	noted, err := tx.Get(placesBucket, placeRow(id, placeUnused, ""))
-	if err != nil || since.After(before) || len(noted) == 8 && binary.BigEndian.Uint64(noted) == uint64(since.UnixNano()) {
-		return u, err
+	since := later(later(key.CreatedAt, key.ResumedAt), use.At)
+	if since.After(before) {
+		return u, nil
 	}
-	return UnusedKey{key, use.At, since}, nil
+	return UnusedKey{key.Clone(), use.At, since}, nil
+}
+
+// Noted reports whether NoteUnused was called since the last use of the key.
+func (u UnusedKey) Noted(tx *Tx) (bool, error) {
+	noted, err := tx.Get(placesBucket, placeRow(u.ID, placeUnused, ""))
+	return len(noted) == 8 && binary.BigEndian.Uint64(noted) == uint64(u.Since.UnixNano()), err
 }
 
 // NoteUnused stores that there was a notice of an unused key. The next one is due only after another use.

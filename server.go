@@ -327,7 +327,7 @@ func (s *Server) publish(x *exchange, took time.Duration) {
 	}
 	x.outcome = Outcome{
 		ID: x.ID, Method: x.Method, Route: x.Route, Status: x.status, Key: x.Key, Found: x.found, Actor: x.Actor(), Client: x.Client, Params: x.Params,
-		Began: x.began, Took: took, Limits: x.Request.Limits, Asked: x.asked,
+		Began: x.began, Steady: x.Steady, Took: took, Limits: x.Request.Limits, Asked: x.asked,
 	}
 	if x.found != nil {
 		x.outcome.Tally, x.outcome.Holder = &x.holder.Tally, x.holder

@@ -156,6 +156,7 @@ var endpointRules = map[string]endpointRule{
 	"POST /admin/v1/webhooks/:id/retry-failed": {RightWrite, noProof},
 	"GET /admin/v1/webhooks/:id/logs/:entry":   {RightRead, noProof},
 	"POST /admin/v1/webhooks/release":          {RightWrite, noProof},
+	"POST /admin/v1/mail/test":                 {RightWrite, noProof},
 	"GET /admin/v1/business-context":           {RightRead, noProof},
 	"PATCH /admin/v1/business-context":         {RightWrite, noProof},
 	"GET /admin/v1/events":                     {RightRead, noProof},

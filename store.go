@@ -63,6 +63,7 @@ type Store struct {
 	stamp       func() []byte               // the parameter of OpenStore; may be nil
 	auth        *Authenticator              // set by Authenticate; nil: records are neither signed nor verified
 	bounds      atomic.Pointer[Bounds]      // set by SetBounds
+	mails       atomic.Pointer[[]string]    // set by SetMails
 	log         atomic.Pointer[slog.Logger] // set by LogTo
 
 	diskLow   atomic.Bool            // set by SetDiskLow
@@ -122,6 +123,7 @@ func OpenStore(path string, stamp func() []byte) (*Store, error) {
 		next: map[string]chan struct{}{}, wake: make(chan struct{}, 1), done: make(chan struct{}), failed: make(chan struct{}),
 	}
 	s.bounds.Store(new(Bounds))
+	s.mails.Store(new([]string))
 	s.log.Store(slog.New(slog.DiscardHandler))
 	go s.commitAll()
 	if shareOpened != nil {
@@ -135,6 +137,9 @@ func (s *Store) LogTo(log *slog.Logger) { s.log.Store(log) }
 
 // SetBounds sets the bounds of transactions that begin from now on. Without it nothing is bounded.
 func (s *Store) SetBounds(b Bounds) { s.bounds.Store(&b) }
+
+// SetMails sets the types of events that Tx.Mails has in transactions that begin from now on.
+func (s *Store) SetMails(types []string) { s.mails.Store(&types) }
 
 // Bounds returns the bounds that SetBounds has set.
 func (s *Store) Bounds() Bounds { return *s.bounds.Load() }
@@ -302,7 +307,7 @@ func (s *Store) view(tx *Tx, run func(*Tx) error) error {
 	// a memory fault. This setting makes the fault a panic, which guarded recovers.
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	err := s.db.View(func(b *bbolt.Tx) error {
-		tx.Bolt, tx.File, tx.Auth, tx.Bounds, tx.rowLog = b, s.file.Handle, s.auth, *s.bounds.Load(), &s.rowLog
+		tx.Bolt, tx.File, tx.Auth, tx.Bounds, tx.Mails, tx.rowLog = b, s.file.Handle, s.auth, *s.bounds.Load(), *s.mails.Load(), &s.rowLog
 		return guarded(tx, run)
 	})
 	if errors.Is(err, bolterrors.ErrDatabaseNotOpen) {
@@ -623,7 +628,7 @@ func (s *Store) run(b *commitBatch) (tx *Tx, again bool, err error) {
 	if err != nil {
 		return nil, false, fmt.Errorf("commit to %s: %w", s.path, err)
 	}
-	tx = &Tx{Bolt: bolt, Auth: s.auth, Bounds: *s.bounds.Load(), undo: &undoLog{}}
+	tx = &Tx{Bolt: bolt, Auth: s.auth, Bounds: *s.bounds.Load(), Mails: *s.mails.Load(), undo: &undoLog{}}
 	if s.replica != nil {
 		tx.written = &writtenRecords{most: s.replica.bounds()}
 	}

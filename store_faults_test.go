@@ -354,7 +354,7 @@ func storedOps(a *testApp, f fixture) []storedOp {
 			if err != nil {
 				return nil, err
 			}
-			return none(a.notices.raiseOne(tx, reachedNow{reachedLimit{rotated, RequestsPerMinute}, key, Limit{}, later, later}))
+			return none(a.notices.raiseOne(tx, reachedNow{reachedLimit: reachedLimit{rotated, RequestsPerMinute}, holder: key, size: Limit{}, at: later, service: later}))
 		}},
 		{"dropReached", func(tx *Tx) (any, error) { return none(dropReached(tx, later)) }},
 		{"Notices.expiring", withKey(func(tx *Tx, key *Key) (any, error) {

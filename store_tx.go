@@ -38,6 +38,7 @@ type Tx struct {
 	Auth        *Authenticator // signs and verifies records; nil: they have no MAC, and it is not verified
 	Writer      Writer         // on whose behalf the present change is made
 	Bounds      Bounds         // the bounds that apply to changes by a Writer with an owner
+	Mails       []string       // the types of events of which the operators get mails, see Store.SetMails
 	// Progress receives how much of a check of the store or of a MAC is done; nil: nobody wants to know.
 	Progress Progress
 	checked  *recordCount // counts the records whose indexes were checked; nil: they are not counted

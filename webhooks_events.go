@@ -56,6 +56,7 @@ const (
 	keyNetwork   = "key.new_network"
 	keyInURL     = "key.in_url"
 	keyUnused    = "key.unused"
+	limitWarning = "limit.warning"
 	limitReached = "limit.reached"
 
 	// TokenExpiring is about an admin token.
@@ -79,13 +80,16 @@ func EventTypes() []string {
 // OperatorEventTypes returns the types of events that the operator's webhooks may subscribe to.
 // They are EventTypes and the events that only the operator receives.
 func OperatorEventTypes() []string {
-	return append(EventTypes(), "call.queued", KeyCreated, KeyRotated, KeyRevoked, KeyPaused, KeyResumed, keyExpiring, keyNetwork, keyInURL, keyUnused, limitReached, TokenExpiring, FactorReset, storageWarningEvent, diskLowEvent)
+	return append(EventTypes(), "call.queued", KeyCreated, KeyRotated, KeyRevoked, KeyPaused, KeyResumed, keyExpiring, keyNetwork, keyInURL, keyUnused, limitWarning, limitReached, TokenExpiring, FactorReset, storageWarningEvent, diskLowEvent)
 }
 
-// Publish queues e for each webhook that subscribes to it. Call it in the transaction of the change
+// Publish queues e for each webhook that subscribes to it, and for the mails to the operators. Call it in the transaction of the change
 // that caused the event, so that both are stored or neither. The bytes of the payload are final
 // from then on. If there are no webhooks, Publish costs one look-up.
 func Publish(tx *Tx, e WebhookEvent) error {
+	if err := addMail(tx, e); err != nil {
+		return err
+	}
 	if !HasWebhooks(tx) {
 		return nil
 	}
@@ -209,6 +213,8 @@ func sample(kind string, now time.Time) WebhookEvent {
 		}
 	default:
 		switch what {
+		case "warning":
+			body["limit"] = map[string]any{"name": RequestsPerMinute, "kind": "window", "limit": 60, "window_seconds": 60, "used": 48}
 		case "new_network", "in_url":
 			body["use"] = map[string]any{"at": Seconds(now), "network": "192.0.2.0/24", "client": "192.0.2.1", "carrier": CarrierQuery}
 		case "unused":

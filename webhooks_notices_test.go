@@ -126,6 +126,123 @@ func TestNotices_LimitReached(t *testing.T) {
 	}
 }
 
+// TestNotices_LimitWarning uses most of several limits, with a restart, another secret and a raised limit between.
+func TestNotices_LimitWarning(t *testing.T) {
+	v := newReceiver(t)
+	a := newHookApp(t)
+	a.operate(201, "POST", "/admin/v1/agents", `{"name": "Front desk", "phone_number": "+4930555001"}`)
+	id, key := a.key(everyPermission, `"limits": {"requests_per_minute_limit": 10, "calls_per_day_limit": 5}`)
+	_, one := a.key(everyPermission, `"limits": {"requests_per_minute_limit": 1}`)
+	call := func(n int) {
+		t.Helper()
+		for range n {
+			if w := a.ask("POST", "/api/v1/calls", key, `{"phone_number": "+4930555044", "agent_id": 1}`); w.Code != 201 {
+				t.Fatalf("got %d %s, want 201", w.Code, w.Body)
+			}
+		}
+	}
+	get := func(secret string, n int) {
+		t.Helper()
+		for range n {
+			if w := a.ask("GET", "/api/v1/contacts", secret, ""); w.Code != 200 {
+				t.Fatalf("got %d %s, want 200", w.Code, w.Body)
+			}
+		}
+	}
+	var want []string
+	told := func(what string, more ...string) {
+		t.Helper()
+		want = append(want, more...)
+		if err := a.notices.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		a.send()
+		if got := v.told(id); !slices.Equal(got, want) {
+			t.Errorf("%s: got %v, want %v", what, got, want)
+		}
+	}
+	const day, minute = "limit.warning calls_per_day_limit", "limit.warning requests_per_minute_limit"
+	call(4)
+	told("nobody listens")
+	a.hook(v.URL, "", "limit.warning")
+	a.clocks.Pass(warnAgain)
+	call(1)
+	told("a day, a minute after nobody listened", day)
+	get(key, 6)
+	told("7 of 10")
+	get(key, 1)
+	told("8 of 10", minute)
+	get(key, 2)
+	told("10 of 10")
+	get(one, 1)
+	a.clocks.Pass(59 * time.Minute)
+	get(key, 8)
+	told("within the hour")
+	a.restart()
+	a.clocks.Pass(time.Minute - time.Second)
+	get(key, 2)
+	told("within the hour, after a restart")
+	a.clocks.Pass(time.Minute)
+	get(key, 8)
+	told("an hour later", minute)
+	a.operate(200, "PATCH", "/admin/v1/keys/"+id, `{"limits": {"requests_per_minute_limit": 20, "calls_per_day_limit": 5}}`)
+	get(key, 7)
+	told("the limit is raised")
+	get(key, 1)
+	told("16 of 20", minute)
+	a.clocks.Pass(23 * time.Hour)
+	call(1)
+	a.operate(200, "POST", "/admin/v1/keys/"+id+"/pause", "")
+	told("another day, little used")
+	if n := len(v.all()); n != len(want) {
+		t.Errorf("got %d events, want %d: a limit of one unit has no warning", n, len(want))
+	}
+	var body struct{ Limit map[string]any }
+	if err := json.Unmarshal([]byte(v.all()[1].body), &body); err != nil || fmt.Sprint(body.Limit) != "map[kind:window limit:10 name:requests_per_minute_limit used:8 window_seconds:60]" {
+		t.Errorf("got limit %v, %v", body.Limit, err)
+	}
+}
+
+// TestNotices_LimitWarningOwner uses most of a limit that two keys share.
+func TestNotices_LimitWarningOwner(t *testing.T) {
+	v := newReceiver(t)
+	a := newHookApp(t)
+	a.hook(v.URL, "", "limit.warning")
+	_, first := a.key(everyPermission)
+	_, second := a.key(everyPermission)
+	a.operate(200, "PATCH", "/admin/v1/owners/1", `{"limits": {"owner_requests_per_minute_limit": 10}}`)
+	for range 5 {
+		for _, secret := range []string{first, second} {
+			if w := a.ask("GET", "/api/v1/contacts", secret, ""); w.Code != 200 {
+				t.Fatalf("got %d %s, want 200", w.Code, w.Body)
+			}
+		}
+	}
+	if err := a.notices.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	a.send()
+	if got := v.all(); len(got) != 1 || !strings.Contains(got[0].body, `"name":"owner_requests_per_minute_limit"`) {
+		t.Errorf("got %v, want one warning for both keys", got)
+	}
+}
+
+// TestNotices_WarnAllocations watches requests of a key that has used most of a limit.
+func TestNotices_WarnAllocations(t *testing.T) {
+	notices := NewOperatorEvents(newTestStore(t), nil, NoticeOptions{Warning: 80})
+	limits := []LimitStatus{{Limit: Limit{RequestsPerMinute, 10, time.Minute}, Used: 9}, {Limit: Limit{CallsPerDay, 10, 24 * time.Hour}, Used: 10}}
+	o := &Outcome{Key: &Key{}, Holder: &CacheEntry{}, Began: epoch, Steady: epoch, Limits: limits}
+	notices.Warn(o)
+	if n := testing.AllocsPerRun(100, func() { notices.Warn(o) }); n != 0 || len(notices.warnings) != 2 {
+		t.Errorf("got %v allocations and %d warnings, want 0 and 2", n, len(notices.warnings))
+	}
+	limits[0].Limit.Window, limits[1].Used = 0, 7
+	o.Steady = epoch.Add(warnAgain)
+	if notices.Warn(o); len(notices.warnings) != 2 {
+		t.Errorf("got %d warnings, want none about requests in flight and about 70 %%", len(notices.warnings))
+	}
+}
+
 // TestNotices_Bounded reaches more limits than are remembered.
 func TestNotices_Bounded(t *testing.T) {
 	notices := NewOperatorEvents(newTestStore(t), nil, NoticeOptions{})
@@ -143,6 +260,13 @@ func TestNotices_Bounded(t *testing.T) {
 	notices.prune(fresh[len(fresh)-1].service)
 	if n := len(notices.seen); n != 0 {
 		t.Errorf("got %d remembered an hour later, want none", n)
+	}
+	notices.o.Warning = 50
+	for range maxReached + 100 {
+		notices.Warn(&Outcome{Key: &key, Holder: &CacheEntry{}, Limits: []LimitStatus{{Limit: Limit{RequestsPerMinute, 2, time.Minute}, Used: 1}}})
+	}
+	if n := len(notices.warnings); n != maxReached {
+		t.Errorf("got %d warnings, want %d", n, maxReached)
 	}
 }
 
@@ -186,7 +310,7 @@ func TestNotices_HourBounds(t *testing.T) {
 				return err
 			}
 			now := epoch.Add(after)
-			if err := a.notices.raiseOne(tx, reachedNow{reachedLimit{key.ID, RequestsPerMinute}, key, Limit{}, now, now}); err != nil {
+			if err := a.notices.raiseOne(tx, reachedNow{reachedLimit: reachedLimit{key.ID, RequestsPerMinute}, holder: key, at: now, service: now}); err != nil {
 				return err
 			}
 			told, err := countPending(tx)

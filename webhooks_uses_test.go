@@ -135,6 +135,66 @@ func TestUses_Unused(t *testing.T) {
 	look(2*time.Hour, map[string]int{never: 1, used: 2})
 }
 
+// TestUses_Pause waits until keys are unused for so long that they are paused.
+func TestUses_Pause(t *testing.T) {
+	v := newReceiver(t)
+	a := newHookApp(t, func(c *Config) { c.Keys.PauseUnused, c.Keys.UnusedNotice = 90*24*time.Hour, 30*24*time.Hour })
+	const day = 24 * time.Hour
+	used, secret := a.key(everyPermission)
+	never, _ := a.key(everyPermission)
+	byHand, _ := a.key(everyPermission)
+	expired, _ := a.key(everyPermission, `"expires_at": "`+*Seconds(epoch.Add(day))+`"`)
+	status := func(id string) any { return a.operate(200, "GET", "/admin/v1/keys/"+id, "")["status"] }
+	look := a.told(v, func(now time.Time) error { return a.notices.Unused(now) }, KeyPaused, used, never, byHand, expired)
+	a.hook(v.URL, "", "key.paused")
+	a.clocks.Pass(day)
+	a.uses(secret, "192.0.2.1")
+	a.operate(200, "POST", "/admin/v1/keys/"+byHand+"/pause", "")
+	look(89*day+pauseSlack-time.Second, map[string]int{byHand: 1})
+	look(time.Second, map[string]int{byHand: 1, never: 1})
+	if got := status(never); got != statusPaused {
+		t.Errorf("got %v, want it paused", got)
+	}
+	if body := v.all()[1].body; !strings.Contains(body, `"reason":"unused"`) || !strings.Contains(body, `"last_used_at":null`) || !strings.Contains(body, `"status":"paused"`) {
+		t.Errorf("got %s, want the reason", body)
+	}
+	if body := v.all()[0].body; strings.Contains(body, "reason") {
+		t.Errorf("got %s, want no reason of a key that an operator has paused", body)
+	}
+	if got := a.newestSentence(); got != "Latchkey paused the key test" {
+		t.Errorf("got the audit entry %q", got)
+	}
+	if entry := a.operate(200, "GET", "/admin/v1/audit", "")["entries"].([]any)[0].(map[string]any); entry["object"] != "key "+never || entry["actor"] != ActorSelf {
+		t.Errorf("got %v, want an entry about the key", entry)
+	}
+	a.operate(200, "POST", "/admin/v1/keys/"+never+"/resume", "")
+	a.operate(200, "POST", "/admin/v1/keys/"+byHand+"/resume", "")
+	look(day, map[string]int{byHand: 1, never: 1, used: 1})
+	if got := a.use(secret, "192.0.2.1", CarrierBearer); got != 401 {
+		t.Errorf("got %d with the paused key, want 401", got)
+	}
+	a.restart()
+	look(88*day, map[string]int{byHand: 1, never: 1, used: 1})
+	a.operate(200, "POST", "/admin/v1/keys/"+never+"/resume", "") // it is not paused, so this is no new begin
+	look(day+pauseSlack, map[string]int{byHand: 2, never: 2, used: 1})
+	if got := status(expired); got != "expired" {
+		t.Errorf("got %v, want an expired key as it was", got)
+	}
+}
+
+// TestUses_PauseAlone pauses keys while nobody receives events.
+func TestUses_PauseAlone(t *testing.T) {
+	a := newHookApp(t, func(c *Config) { c.Keys.PauseUnused = 24 * time.Hour })
+	id, _ := a.key(everyPermission)
+	a.clocks.Pass(25 * time.Hour)
+	if err := a.notices.Unused(a.clock.Now()); err != nil {
+		t.Fatal(err)
+	}
+	if got := a.operate(200, "GET", "/admin/v1/keys/"+id, "")["status"]; got != statusPaused {
+		t.Errorf("got %v, want it paused", got)
+	}
+}
+
 // TestUses_UnusedBound looks at more keys than one call does.
 func TestUses_UnusedBound(t *testing.T) {
 	store := newTestStore(t)
@@ -147,12 +207,18 @@ func TestUses_UnusedBound(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	unused := func(tx *Tx) func(string) (bool, error) {
+		return func(id string) (bool, error) {
+			u, err := ring.Unused(tx, id, epoch)
+			return u.Key != nil, err
+		}
+	}
 	err = store.View(func(tx *Tx) error {
-		first, next, err := ring.UnusedIDs(tx, "", epoch)
+		first, next, err := ring.UnusedIDs(tx, "", unused(tx))
 		if err != nil || len(first) != maxUnused || next == "" {
 			t.Errorf("got %d keys and %q, %v; want %d", len(first), next, err, maxUnused)
 		}
-		rest, next, err := ring.UnusedIDs(tx, next, epoch)
+		rest, next, err := ring.UnusedIDs(tx, next, unused(tx))
 		if len(rest) != 10 || next != "" {
 			t.Errorf("got %d keys and %q, want the other 10", len(rest), next)
 		}

@@ -98,6 +98,7 @@ func flagTable() map[string]commandFlags {
 		"admin token create": {independent: "name scope expires allowed-ip secret-file"}, "admin token list": pages, "admin token revoke": {}, "admin token rotate": {independent: "overlap secret-file"},
 		"audit list": {independent: "actor action object result kind from to page limit"}, "audit verify": {independent: "head"},
 		"usage":          {rules: []flagRule{{flags: "json", excludes: "csv"}, {flags: "by", excludes: "key"}, {flags: "by", needs: "csv"}}, independent: "key step last csv"},
+		"mail test":      {},
 		"limits what-if": {rules: []flagRule{{flags: "owner", excludes: "key"}}, independent: "limit key since"},
 		"refusals":       {independent: "id key code page limit"}, "requests": {independent: "id key route method status code client page limit"}, "routes": {}, "reload": {}, "status": {},
 		"calls list": pages, "events list": pages, "events cancel": {independent: "reason"}, "owners update": {independent: "limit balance rate storage"}, "owners show": {},

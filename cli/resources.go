@@ -360,6 +360,33 @@ func (s *session) reloadCommand() *cli.Command {
 	}
 }
 
+// mailCommand returns the command for mails to the operators.
+func (s *session) mailCommand() *cli.Command {
+	return &cli.Command{Name: "mail", Usage: "test the mails to the operators", Commands: []*cli.Command{{
+		Name: "test", Usage: "send a test mail to the addresses in [mail] of the configuration",
+		Description: "The running server sends it at once. If the mail server does not take the\nmail, the command prints why, and the exit code is 1.",
+		Action: func(ctx context.Context, c *cli.Command) error {
+			sent, err := s.call(ctx, c, Request{http.MethodPost, "/admin/v1/mail/test", nil})
+			if err != nil {
+				return err
+			}
+			if c.Bool("json") {
+				if err := s.printJSON(sent); err != nil {
+					return err
+				}
+			}
+			if sent["success"] != true {
+				return fmt.Errorf("%s", cell(sent["message"]))
+			}
+			if c.Bool("json") {
+				return nil
+			}
+			_, err = fmt.Fprintf(s.env.Stdout, "%s It is for %s.\n", cell(sent["message"]), cell(sent["to"]))
+			return err
+		},
+	}}}
+}
+
 // versionCommand returns the command that prints the version.
 func (s *session) versionCommand() *cli.Command {
 	return &cli.Command{Name: "version", Usage: "print the version", Action: func(_ context.Context, c *cli.Command) error { return s.printVersion(c) }}

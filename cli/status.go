@@ -18,10 +18,10 @@ func (s *session) statusCommand() *cli.Command {
 		Description: `Attention is needed if no server runs or it is not ready, if the
 configuration could not be reloaded or needs a restart, if a scheduled backup
 failed or is older than twice backup.every, if webhooks are held back or wait
-for more than an hour, if records have no valid MAC, if the disk has less
-room than twice the database or than keys need to store records, if the
-storage of an owner is nearly full, and if a certificate or an admin token
-ends within 14 days.
+for more than an hour, if mails cannot be sent, if records have no valid MAC,
+if the disk has less room than twice the database or than keys need to store
+records, if the storage of an owner is nearly full, and if a certificate or an
+admin token ends within 14 days.
 With --json the list is needs_attention.`,
 	}
 }
@@ -106,6 +106,7 @@ func attention(status map[string]any) []string {
 	add(status["webhooks_held_since"] != nil, "Webhooks are held back since %s; send them with: latchkey webhooks release", cell(status["webhooks_held_since"]))
 	oldest := timeOf(status["webhook_oldest_at"])
 	add(!oldest.IsZero() && now.Sub(oldest) > time.Hour, "%v webhook deliveries wait, the oldest since %s.", cell(status["webhook_backlog"]), cell(status["webhook_oldest_at"]))
+	add(status["mail_failing_since"] != nil, "Mails cannot be sent since %s: %s. Check with: latchkey mail test", cell(status["mail_failing_since"]), cell(status["mail_error"]))
 	add(whole(status["forged_records"]) > 0, "Records without a valid MAC: %v. They were changed without the pepper; see: latchkey check", cell(status["forged_records"]))
 	free := status["disk_free_bytes"]
 	add(free != nil && whole(free) < 2*whole(status["store_bytes"]), "The disk has only %s free, less than twice the database.", megabytes(int64(whole(free))))

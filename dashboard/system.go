@@ -43,7 +43,9 @@ func statusRows() []statusRow {
 		{"Store", "disk", "Low disk space", diskShown}, {"Store", "full_owners", "Owners with little storage left", fullOwners},
 		{"Store", "commits", "Commits", textOf}, {"Store", "transactions", "Transactions", textOf}, {"Store", "forged_records", "Records without a valid MAC", textOf},
 		{"Backups", "last_backup_at", "Last", whenShown}, {"Backups", "last_backup_error", "Last error", textOf}, {"Backups", "backup_every_seconds", "Interval", uptime},
-		{"Webhooks", "webhook_backlog", "Pending deliveries", textOf}, {"Webhooks", "webhook_oldest_at", "Oldest pending", whenShown}, {"Webhooks", "webhooks_held_since", "Held back since the restore", whenShown}, {"Activity", "audit", "Last entry", statusList},
+		{"Webhooks", "webhook_backlog", "Pending deliveries", textOf}, {"Webhooks", "webhook_oldest_at", "Oldest pending", whenShown}, {"Webhooks", "webhooks_held_since", "Held back since the restore", whenShown},
+		{"Mails", "mail_backlog", "Events that wait", textOf}, {"Mails", "mail_failing_since", "Not sent since", whenShown}, {"Mails", "mail_error", "Last error", textOf},
+		{"Activity", "audit", "Last entry", statusList},
 		{"Clocks", "now", "Wall clock", secondsShown}, {"Clocks", "service_time", "Limit clock", secondsShown},
 	}
 }

@@ -62,7 +62,7 @@ var eventAbout = map[string]string{
 	"calendar.created": "an event was created", "calendar.updated": "an event was changed", "calendar.cancelled": "an event was cancelled", "calendar.completed": "an event is over",
 	"calendar.reminder": "an event begins soon",
 	"key.created":       "a key was created", "key.rotated": "a key got another secret", "key.revoked": "a key was revoked", "key.paused": "a key was paused", "key.resumed": "a key was resumed",
-	"key.expiring": "a key ends soon", "key.new_network": "a key is used from another network", "key.in_url": "a key is sent in URLs", "key.unused": "a key was not used for a while", "limit.reached": "a key has reached a limit", "token.expiring": "an admin token ends soon",
+	"key.expiring": "a key ends soon", "key.new_network": "a key is used from another network", "key.in_url": "a key is sent in URLs", "key.unused": "a key was not used for a while", "limit.warning": "a key has used most of a limit", "limit.reached": "a key has reached a limit", "token.expiring": "an admin token ends soon",
 	"operator.factor_reset": "a second factor was removed or replaced by a recovery code", "owner.storage_warning": "the storage of an owner is nearly full", "disk.low": "there is little free disk space",
 }
 

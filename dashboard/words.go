@@ -64,7 +64,7 @@ func Vocabulary() Words {
 		WebhookEvents: []string{
 			"call.started", "call.ended", "call.failed", "call.transcript", "call.recording", "call.summary",
 			"calendar.created", "calendar.updated", "calendar.cancelled", "calendar.completed", "calendar.reminder",
-			"call.queued", "key.created", "key.rotated", "key.revoked", "key.paused", "key.resumed", "key.expiring", "key.new_network", "key.in_url", "key.unused", "limit.reached", "token.expiring", "operator.factor_reset", "owner.storage_warning", "disk.low",
+			"call.queued", "key.created", "key.rotated", "key.revoked", "key.paused", "key.resumed", "key.expiring", "key.new_network", "key.in_url", "key.unused", "limit.warning", "limit.reached", "token.expiring", "operator.factor_reset", "owner.storage_warning", "disk.low",
 		},
 		ContactColumns: []string{
 			"first_name", "last_name", "email", "company", "website", "address", "city", "state", "zip_code", "country",
