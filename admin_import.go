@@ -242,7 +242,7 @@ func (row *importRow) preview() map[string]any {
 		k := row.key
 		shown["result"] = "add"
 		shown["key"] = map[string]any{
-			"name": k.Name, "hint": k.Hint, "permissions": k.PermissionNames(), "owner": k.OwnerName, "environment": k.Environment,
+			"name": k.Name, "hint": k.Hint, "permissions": k.PermissionNames(), "owner": k.OwnerName, "sandbox": k.Sandbox(), "environment": k.Environment,
 			"expires_at": Seconds(k.ExpiresAt), "paused": k.Paused, "limits": k.Limits, "metadata": k.Metadata, "allowed_ips": k.AllowedIPs,
 		}
 	}

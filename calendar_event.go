@@ -150,6 +150,7 @@ var appointmentTable = Table[event]{
 	List: &Listing[event]{
 		Sets: []Index[event]{
 			{"scope", func(e event) [][]byte { return ScopeKeys(e.Owner, e.TeamID) }},
+			SandboxSet(func(e event) uint64 { return e.Owner }),
 			{"status", func(e event) [][]byte { return [][]byte{[]byte(e.Status)} }},
 		},
 		Order:   func(e event) uint64 { return timeNumber(e.Start) },
@@ -180,6 +181,11 @@ func statusFilter(status string) ([]Filter, error) {
 		return nil, ErrValidation.With("status must be one of %v; got %q.", eventStates(), status)
 	}
 	return []Filter{{"status", []byte(status)}}, nil
+}
+
+// ClearEvents deletes up to most events of an owner or a sandbox, and returns how many.
+func ClearEvents(tx *Tx, owner uint64, most int) (int, error) {
+	return appointmentTable.DeleteSome(tx, OwnRecords(owner), most)
 }
 
 // EventTables returns the table of events, for store checks.

@@ -194,6 +194,8 @@ type Route struct {
 	// Slow means that the answer may take longer than the write_timeout of the configuration, which
 	// then does not apply.
 	Slow bool
+	// LiveOnly means that the endpoint refuses sandbox keys with ErrSandboxKey.
+	LiveOnly bool
 	// Heavy reports whether a request may read or write very many records, such as a search or an
 	// import. HeavyTurns bounds how many of those run at the same time. nil: no request is heavy.
 	Heavy func(*Request) bool

@@ -59,6 +59,13 @@ func invalidQuery(err error) error {
 	return ErrValidation.With("%s", err.Error())
 }
 
+// WantsSandbox reports whether a list is to have the records in sandboxes instead of all others. Every list of records of
+// owners for the operator has the parameter sandbox, which is "true" or "false".
+func WantsSandbox(q url.Values) bool { return q.Get("sandbox") == "true" }
+
+// CheckSandbox returns ErrValidation if the parameter sandbox of a query is neither "true" nor "false".
+func CheckSandbox(q url.Values) error { return CheckWord(q, "sandbox", "true", "false") }
+
 // CheckWord returns ErrValidation if the parameter name of a query is not one of words. A parameter
 // that is missing is valid.
 func CheckWord(q url.Values, name string, words ...string) error {

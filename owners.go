@@ -9,6 +9,7 @@ import (
 	"errors"
 	"maps"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -67,17 +68,23 @@ func EnsureOwner(tx *Tx, name string, now time.Time) (owner, error) {
 }
 
 // FindOwner returns the owner with this id. It returns ErrNotFound if there is
-// none.
-func FindOwner(tx *Tx, id uint64) (owner, error) { return ownerTable.Get(tx, IDKey(id)) }
+// none. A sandbox has the name of its owner and no balance, so its calls cost nothing.
+func FindOwner(tx *Tx, id uint64) (owner, error) {
+	o, err := ownerTable.Get(tx, IDKey(LiveOwner(id)))
+	if IsSandbox(id) {
+		o.ID, o.Balance, o.Rate = id, nil, 0
+	}
+	return o, err
+}
 
 // OwnerNamed returns the owner called name. It returns ErrNotFound if there is
 // none.
 func OwnerNamed(tx *Tx, name string) (owner, error) { return ownerTable.One(tx, "name", []byte(name)) }
 
 // OwnerName returns the name of the owner with this id, or "" if the owner
-// cannot be read.
+// cannot be read. That of a sandbox is its owner's.
 func OwnerName(tx *Tx, id uint64) string {
-	o, err := ownerTable.Shared(tx, IDKey(id))
+	o, err := ownerTable.Shared(tx, IDKey(LiveOwner(id)))
 	if err != nil {
 		return ""
 	}
@@ -390,22 +397,34 @@ func (s Scope) Filters() (filters []Filter) {
 	return filters
 }
 
-// OwnerFilter returns the filter of the records of the owner called name, for
-// tables with a set "scope" of ScopeKeys. It returns ErrNotFound if there is no
+// OwnerFilter returns the filter of the records of the owner that the parameter "owner" of q names, or of the owner's sandbox
+// if WantsSandbox, for tables with a set "scope" of ScopeKeys. It returns ErrNotFound if there is no
 // such owner.
-func OwnerFilter(tx *Tx, name string) (Filter, error) {
-	o, err := OwnerNamed(tx, name)
-	return Filter{"scope", scopeKey('o', o.ID)}, err
+func OwnerFilter(tx *Tx, q url.Values) (Filter, error) {
+	id, err := SpaceNamed(tx, q)
+	return Filter{"scope", scopeKey('o', id)}, err
 }
 
-// ReadFilter returns the filter for a value of the query parameter with this
+// OwnRecords returns the query of the records of an owner or a sandbox, for tables with a set "scope" of ScopeKeys.
+func OwnRecords(owner uint64) Query { return Query{All: []Filter{{"scope", scopeKey('o', owner)}}} }
+
+// SpaceNamed returns the id of the owner that the parameter "owner" of q names, or of the owner's sandbox if WantsSandbox.
+func SpaceNamed(tx *Tx, q url.Values) (uint64, error) {
+	o, err := OwnerNamed(tx, q.Get("owner"))
+	if WantsSandbox(q) {
+		return SandboxOf(o.ID), err
+	}
+	return o.ID, err
+}
+
+// ReadFilter returns the filter for the query parameter with this
 // name. The value of "owner" is the name of an owner, see OwnerFilter. Other
 // parameters have the name of their set and a value of it.
-func ReadFilter(tx *Tx, name, value string) (Filter, error) {
+func ReadFilter(tx *Tx, q url.Values, name string) (Filter, error) {
 	if name == "owner" {
-		return OwnerFilter(tx, value)
+		return OwnerFilter(tx, q)
 	}
-	return Filter{name, []byte(value)}, nil
+	return Filter{name, []byte(q.Get(name))}, nil
 }
 
 // ScopeKeys returns the index entries of a record. There is one entry for the

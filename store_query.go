@@ -20,6 +20,7 @@ type Query struct {
 	Any     []Filter        // a record must pass one of these, unless there are none
 	All     []Filter        // and each of these
 	AnyOf   [][]Filter      // and one of each of these lists
+	None    []Filter        // and none of these
 	FirstID uint64          // and have at least this id
 	LastID  uint64          // and at most this id; 0: any
 	Ranges  []Range         // and be in each of these
@@ -90,6 +91,16 @@ func (t *Table[T]) IDs(tx *Tx, q Query) ([]uint64, error) {
 	return ids, nil
 }
 
+// DeleteSome deletes up to most records that a query selects, and returns how many.
+func (t *Table[T]) DeleteSome(tx *Tx, q Query, most int) (int, error) {
+	ids, err := t.IDs(tx, q)
+	ids = ids[:min(len(ids), most)]
+	for _, id := range ids {
+		err = errors.Join(err, t.Delete(tx, IDKey(id)))
+	}
+	return len(ids), err
+}
+
 // SetValues iterates over the values in a set of the Listing. It leaves out values of 255 bytes or
 // more, which are stored as hashes.
 func (t *Table[T]) SetValues(tx *Tx, set string) iter.Seq2[[]byte, error] {
@@ -150,7 +161,7 @@ func (q Query) selects(t anyTable, record any) bool {
 		return n >= r.Low && n <= r.High
 	}
 	return (len(q.Any) == 0 || slices.ContainsFunc(q.Any, passes)) &&
-		!slices.ContainsFunc(q.All, func(f Filter) bool { return !passes(f) }) &&
+		!slices.ContainsFunc(q.All, func(f Filter) bool { return !passes(f) }) && !slices.ContainsFunc(q.None, passes) &&
 		!slices.ContainsFunc(q.AnyOf, func(list []Filter) bool { return !slices.ContainsFunc(list, passes) }) &&
 		!slices.ContainsFunc(q.Ranges, func(r Range) bool { return !within(r) }) &&
 		(len(q.Words) == 0 || fold.Match(q.Words, t.texts(record)...))
@@ -201,7 +212,7 @@ func selectRecords(tx *Tx, t anyTable, q Query) (s selection, err error) {
 	if err := tx.flushChunks(); err != nil {
 		return s, err
 	}
-	var some, every []chunkReader
+	var some, every, none []chunkReader
 	for _, f := range q.Any {
 		some = append(some, readFilter(tx, t, f))
 	}
@@ -218,6 +229,9 @@ func selectRecords(tx *Tx, t anyTable, q Query) (s selection, err error) {
 		}
 		every = append(every, one)
 	}
+	for _, f := range q.None {
+		none = append(none, readFilter(tx, t, f))
+	}
 	var ranges []*rangeReader
 	for _, r := range q.Ranges {
 		ranges = append(ranges, openRange(tx, table, r))
@@ -229,7 +243,7 @@ func selectRecords(tx *Tx, t anyTable, q Query) (s selection, err error) {
 			return s, q.Context.Err()
 		}
 		c := selectedChunk{number: number}
-		if err := c.fill(some, every); err != nil {
+		if err := errors.Join(c.fill(some, every), c.without(none)); err != nil {
 			return s, err
 		}
 		q.cut(&c)
@@ -332,6 +346,23 @@ func (c *selectedChunk) fill(some, every []chunkReader) error {
 		}
 		for i := range c.bits {
 			c.bits[i] &= set[i]
+		}
+	}
+	return nil
+}
+
+// without removes the ids of the chunk that are in one of none.
+func (c *selectedChunk) without(none []chunkReader) error {
+	for _, r := range none {
+		if n, ok := r.seek(c.number); !ok || n != c.number {
+			continue
+		}
+		var set setBits
+		if err := r.join(&set); err != nil {
+			return err
+		}
+		for i := range c.bits {
+			c.bits[i] &^= set[i]
 		}
 	}
 	return nil

@@ -326,7 +326,7 @@ func showWebhook(tx *Tx, r *Request, w webhook) (map[string]any, error) {
 	}
 	if r.Key == nil {
 		w.ShowAuthors(shown)
-		shown["owner"] = nil
+		shown["owner"], shown["sandbox"] = nil, IsSandbox(w.Owner)
 		if w.Owner != 0 {
 			shown["owner"] = OwnerName(tx, w.Owner)
 		}
@@ -380,8 +380,8 @@ func (h *webhookAdmin) list(w http.ResponseWriter, r *Request) error {
 }
 
 func (h *webhookAdmin) listAll(w http.ResponseWriter, r *Request) error {
-	q, err := r.Query("page", "limit", "failing")
-	if err = errors.Join(err, CheckWord(q, "failing", "true")); err != nil {
+	q, err := r.Query("page", "limit", "failing", "sandbox")
+	if err = errors.Join(err, CheckWord(q, "failing", "true"), CheckSandbox(q)); err != nil {
 		return err
 	}
 	page, err := ReadPage(q, 25, 1000)
@@ -390,9 +390,11 @@ func (h *webhookAdmin) listAll(w http.ResponseWriter, r *Request) error {
 	}
 	rows, count := []any{}, 0
 	err = r.View(h.store, func(tx *Tx) error {
-		hooks, n, err := webhookTable.Page(tx, Query{Context: r.Context()}, page.Bounds)
+		query := Query{Context: r.Context()}
+		query.InSandbox(WantsSandbox(q))
+		hooks, n, err := webhookTable.Page(tx, query, page.Bounds)
 		if q.Get("failing") != "" {
-			hooks, n, err = failingPage(tx, page)
+			hooks, n, err = failingPage(tx, page, WantsSandbox(q))
 		}
 		if err != nil {
 			return err
@@ -413,21 +415,24 @@ func (h *webhookAdmin) listAll(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, page.Answer(count, "webhooks", rows))
 }
 
-// failingPage returns a page of the webhooks whose last attempt failed, and the number of all of them.
-func failingPage(tx *Tx, page Page) (hooks []webhook, count int, err error) {
+// failingPage returns a page of the webhooks whose last attempt failed, and the number of all of them. sandbox selects those of
+// sandboxes instead of all others.
+func failingPage(tx *Tx, page Page, sandbox bool) (hooks []webhook, count int, err error) {
 	ids, err := FailingWebhooks(tx)
 	if err != nil {
 		return nil, 0, err
 	}
-	from, to := page.Bounds(len(ids))
-	for _, id := range ids[from:to] {
+	for _, id := range ids {
 		hook, err := findWebhook(tx, id)
 		if err != nil {
 			return nil, 0, err
 		}
-		hooks = append(hooks, hook)
+		if IsSandbox(hook.Owner) == sandbox {
+			hooks = append(hooks, hook)
+		}
 	}
-	return hooks, len(ids), nil
+	from, to := page.Bounds(len(hooks))
+	return hooks[from:to], len(hooks), nil
 }
 
 // read returns the webhook with the id in the path, as find does. If then is not nil, read calls it
