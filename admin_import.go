@@ -257,7 +257,7 @@ var keyColumns = []string{"name", "sha256", "hint", "owner", "environment", "exp
 // metadata.NAME may have any name.
 func (i *keyImport) importForm() ImportForm {
 	return ImportForm{
-		Name: "keys", Columns: slices.Concat(keyColumns, []string{"permissions", "allowed_ips"}, i.limits(), []string{"metadata.NAME"}),
+		Name: "keys", Columns: slices.Concat(keyColumns, []string{"sandbox", "permissions", "allowed_ips"}, i.limits(), []string{"metadata.NAME"}),
 		Open: func(column string) bool { return strings.HasPrefix(column, "metadata.") },
 		Row:  i.fields,
 	}
@@ -281,6 +281,11 @@ func (i *keyImport) fields(cells map[string]string) (map[string]any, error) {
 			limits[name], fields["limits"] = json.Number(cell), limits
 		case slices.Contains(keyColumns, name):
 			fields[name] = cell
+		case name == "sandbox":
+			if cell != "true" && cell != "false" {
+				return nil, ErrValidation.With("sandbox must be true or false; got %q.", cell)
+			}
+			fields[name] = cell == "true"
 		default:
 			fields[name] = strings.FieldsFunc(cell, func(c rune) bool { return strings.ContainsRune(" ,;", c) })
 		}

@@ -720,19 +720,20 @@ func (c *contexts) changeBusiness(w http.ResponseWriter, r *Request) error {
 }
 
 func (c *contexts) business(w http.ResponseWriter, r *Request) error {
-	q, err := r.Query("owner")
-	if err != nil {
+	q, err := r.Query("owner", "sandbox")
+	if err = errors.Join(err, CheckSandbox(q)); err != nil {
 		return err
 	}
 	name := cmp.Or(q.Get("owner"), DefaultOwner)
+	q.Set("owner", name)
 	var values Values
 	var authors Authors
 	err = c.store.View(func(tx *Tx) error {
-		o, err := OwnerNamed(tx, name)
+		id, err := SpaceNamed(tx, q)
 		if err != nil {
 			return err
 		}
-		values, authors, err = businessIn(tx, o.ID)
+		values, authors, err = businessIn(tx, id)
 		return err
 	})
 	if err != nil {

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"net/http/httptest"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -359,4 +360,110 @@ func TestSandbox_Verify(t *testing.T) {
 			t.Errorf("%+v: introspection got %s", tt, w.Body)
 		}
 	}
+}
+
+// TestSandbox_Webhooks has one call of each space end: the webhooks of a space receive the events of that space alone.
+func TestSandbox_Webhooks(t *testing.T) {
+	a := newCallApp(t, func(c *Config) { c.Webhooks.AllowPrivateTargets = true })
+	_, live := a.key(everyPermission)
+	sandbox := a.sandboxKey()
+	events := `"subscribed_events": ["call.started", "call.ended", "call.transcript", "call.recording", "call.summary"]`
+	const operators, lives, sandboxes = "1", "2", "3"
+	a.operate(201, "POST", "/admin/v1/webhooks", `{"name": "all", "url": "http://127.0.0.1:1/", "subscribed_events": ["call.queued", "call.started", "call.ended", "key.created"]}`)
+	for _, key := range []string{live, sandbox} {
+		if w := a.ask("POST", "/api/webhooks/create", key, `{"name": "w", "url": "http://127.0.0.1:1/", `+events+`}`); w.Code != 201 {
+			t.Fatalf("got %d %s", w.Code, w.Body)
+		}
+	}
+	waiting := func() (counts []string) {
+		for _, id := range []string{operators, lives, sandboxes} {
+			counts = append(counts, fmt.Sprint(a.operate(200, "GET", "/admin/v1/webhooks/"+id, "")["waiting"]))
+		}
+		return counts
+	}
+	for _, tt := range []struct {
+		key  string
+		want []string
+	}{
+		{sandbox, []string{"0", "0", "5"}},
+		{live, []string{"3", "2", "5"}}, // queued, started and ended; started and ended
+	} {
+		agent := membersOf(a.shownTo(tt.key, "/api/v1/agents")["agents"], "assistant_id")[0]
+		w := a.ask("POST", "/api/v1/calls", tt.key, `{"phone_number": "+4930555944", "agent_id": "`+agent+`"}`)
+		if w.Code != 201 {
+			t.Fatalf("got %d %s", w.Code, w.Body)
+		}
+		a.play(2 * time.Second)
+		if tt.key == live {
+			id := object(t, w.Body.String())["call_id"].(string)
+			a.operate(200, "PATCH", "/admin/v1/calls/"+id, `{"status": "in-progress"}`)
+			a.operate(200, "PATCH", "/admin/v1/calls/"+id, `{"status": "completed"}`)
+		}
+		if got := waiting(); !slices.Equal(got, tt.want) {
+			t.Errorf("got %v deliveries, want %v", got, tt.want)
+		}
+	}
+	if got := membersOf(a.operate(200, "GET", "/admin/v1/webhooks?sandbox=true", "")["webhooks"], "id"); !slices.Equal(got, []string{sandboxes}) {
+		t.Errorf("got the webhooks %v of sandboxes", got)
+	}
+}
+
+// TestSandbox_Tables looks at all tables with records of owners: each has the set by which lists tell sandboxes from the rest.
+func TestSandbox_Tables(t *testing.T) {
+	looked := 0
+	for _, table := range tables() {
+		one, ok := table.(anyTable)
+		if !ok || !one.settings().owned || !one.settings().lists {
+			continue
+		}
+		looked++
+		for owner, want := range map[uint64]int{1: 0, SandboxOf(1): 1} {
+			record := one.blank()
+			reflect.ValueOf(record).Elem().FieldByName("Owner").SetUint(owner)
+			if got := one.values(sandboxed.Set, record); len(got) != want {
+				t.Errorf("%s: a record of owner %d has %v in the SandboxSet", one.settings().name, owner, got)
+			}
+		}
+	}
+	if looked < 7 {
+		t.Errorf("looked at %d tables", looked)
+	}
+}
+
+// TestDashboard_Spaces shows the lists of both spaces with records in each: a page has those of one, and says of sandboxes that they are.
+func TestDashboard_Spaces(t *testing.T) {
+	b := newDashboard(t)
+	b.operate(201, "POST", "/admin/v1/agents", `{"name": "Alive", "phone_number": "+4930555001"}`)
+	b.operate(201, "POST", "/admin/v1/contacts", `{"first_name": "Alive"}`)
+	b.key(everyPermission, `"metadata": {"note": "Alive"}`)
+	key := b.sandboxKey(`"metadata": {"note": "Trial"}`)
+	b.shownTo(key, "/api/v1/contacts")
+	look := func(path, want, not string) {
+		t.Helper()
+		w := b.get(path)
+		if page := w.Body.String(); w.Code != 200 || !strings.Contains(page, want) || strings.Contains(page, not) {
+			t.Errorf("%s: got %d, want %q and not %q", path, w.Code, want, not)
+		}
+	}
+	look("/contacts", "Alive", "Cleo")
+	look("/keys", ">Alive<", ">Trial<")
+	look("/do-not-call", `href="/do-not-call"`, "note sandbox")
+	if w := b.post("/space", "space", "sandbox", "next", "//evil.example/"); w.Code != 303 || w.Header().Get("Location") != "/" {
+		t.Errorf("got %d to %s", w.Code, w.Header().Get("Location"))
+	}
+	if w := b.post("/space", "space", "sandbox", "next", "/contacts"); w.Header().Get("Location") != "/contacts" {
+		t.Errorf("got to %s", w.Header().Get("Location"))
+	}
+	look("/contacts", "Cleo", "Alive")
+	look("/contacts", "note sandbox", `href="/do-not-call"`)
+	look("/keys", ">Trial<", ">Alive<")
+	look("/keys/new", `name="sandbox" value="yes" checked`, "Alive")
+	if w := b.post("/agents", "name", "New"); w.Code != 409 {
+		t.Errorf("a live agent while the pages show sandboxes: got %d", w.Code)
+	}
+	if w := b.post("/keys", "name", "made here", "permission", "can_read_calls", "sandbox", "yes", "expiry", "90d", "nonce", "n1"); w.Code != 201 || !strings.Contains(w.Body.String(), "klen_test_") {
+		t.Errorf("got %d", w.Code)
+	}
+	b.post("/space", "space", "live", "next", "/contacts")
+	look("/contacts", "Alive", "Cleo")
 }
