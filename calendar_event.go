@@ -185,7 +185,7 @@ func statusFilter(status string) ([]Filter, error) {
 
 // ClearEvents deletes up to most events of an owner or a sandbox, and returns how many.
 func ClearEvents(tx *Tx, owner uint64, most int) (int, error) {
-	return appointmentTable.DeleteSome(tx, OwnRecords(owner), most)
+	return DeleteSome(tx, &appointmentTable, OwnRecords(owner), most)
 }
 
 // EventTables returns the table of events, for store checks.

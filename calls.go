@@ -29,7 +29,7 @@ func CallTables() []Checked { return []Checked{&callTable} }
 
 // ClearCalls deletes up to most calls of an owner or a sandbox, and returns how many.
 func ClearCalls(tx *Tx, owner uint64, most int) (int, error) {
-	return callTable.DeleteSome(tx, OwnRecords(owner), most)
+	return DeleteSome(tx, &callTable, OwnRecords(owner), most)
 }
 
 // Routes returns the API endpoints for calls.

@@ -250,7 +250,7 @@ func NewContacts(store *Store, write Permission) *contacts {
 
 // ClearContacts deletes up to most contacts of an owner or a sandbox, and returns how many.
 func ClearContacts(tx *Tx, owner uint64, most int) (int, error) {
-	return contactTable.DeleteSome(tx, OwnRecords(owner), most)
+	return DeleteSome(tx, &contactTable, OwnRecords(owner), most)
 }
 
 // AddSampleContacts adds three contacts to a sandbox. The last one must not be called.

@@ -151,7 +151,7 @@ func NewVariables(store *Store) *variables {
 
 // ClearVariables deletes up to most definitions of an owner or a sandbox, and returns how many.
 func ClearVariables(tx *Tx, owner uint64, most int) (int, error) {
-	return variableTable.DeleteSome(tx, OwnRecords(owner), most)
+	return DeleteSome(tx, &variableTable, OwnRecords(owner), most)
 }
 
 // ClearBusinessContext removes all values from the business context of an owner or a sandbox.

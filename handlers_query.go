@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"net/url"
 	"slices"
 	"strings"
@@ -62,6 +63,23 @@ func invalidQuery(err error) error {
 // WantsSandbox reports whether a list is to have the records in sandboxes instead of all others. Every list of records of
 // owners for the operator has the parameter sandbox, which is "true" or "false".
 func WantsSandbox(q url.Values) bool { return q.Get("sandbox") == "true" }
+
+// recordQuery returns the parameters of the query for a list of records. owned means that owners have the records.
+func (r *Request) recordQuery(filters []string, owned bool) (url.Values, error) {
+	names := append([]string{"page", "limit"}, filters...)
+	if owned {
+		names = append(names, "sandbox")
+	}
+	q, err := r.Query(names...)
+	return q, errors.Join(err, CheckSandbox(q))
+}
+
+// inSpace narrows a query as the parameter sandbox of values says, if owners have the records.
+func (q *Query) inSpace(values url.Values, owned bool) {
+	if owned {
+		q.InSandbox(WantsSandbox(values))
+	}
+}
 
 // CheckSandbox returns ErrValidation if the parameter sandbox of a query is neither "true" nor "false".
 func CheckSandbox(q url.Values) error { return CheckWord(q, "sandbox", "true", "false") }

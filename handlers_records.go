@@ -71,12 +71,8 @@ func (c *AdminRecords[T]) Routes() []Route {
 
 // list answers with one page of the records, newest first.
 func (c *AdminRecords[T]) list(w http.ResponseWriter, r *Request) error {
-	names := append([]string{"page", "limit"}, c.Filters...)
-	if c.Table.Owner != nil {
-		names = append(names, "sandbox")
-	}
-	q, err := r.Query(names...)
-	if err = errors.Join(err, CheckSandbox(q)); err != nil {
+	q, err := r.recordQuery(c.Filters, c.Table.Owner != nil)
+	if err != nil {
 		return err
 	}
 	page, err := ReadPage(q, 25, 1000)
@@ -126,9 +122,7 @@ func (c *AdminRecords[T]) list(w http.ResponseWriter, r *Request) error {
 
 // query returns the query for the records that pass the filters in q.
 func (c *AdminRecords[T]) query(tx *Tx, q url.Values) (query Query, err error) {
-	if c.Table.Owner != nil {
-		query.InSandbox(WantsSandbox(q))
-	}
+	query.inSpace(q, c.Table.Owner != nil)
 	for _, name := range c.Filters {
 		value := q.Get(name)
 		if value == "" || name == "search" {

@@ -12,8 +12,8 @@ import (
 
 // sandbox is the record of a sandbox that was filled.
 type sandbox struct {
-	Owner    uint64    `json:"owner"` // the owner whose sandbox it is
-	FilledAt time.Time `json:"filled_at"`
+	Owner uint64    `json:"owner"` // the owner whose sandbox it is
+	At    time.Time `json:"at"`    // when it was filled
 }
 
 var sandboxTable = Table[sandbox]{Name: "sandboxes", Key: func(s sandbox) []byte { return IDKey(s.Owner) }}
@@ -54,7 +54,7 @@ func (s *Sandboxes) Fill(owner uint64, now time.Time) error {
 		return errors.Join(
 			CopyAgents(tx, scope, owner, now),
 			AddSampleContacts(tx, owner, now),
-			sandboxTable.Put(tx, sandbox{Owner: LiveOwner(owner), FilledAt: now}),
+			sandboxTable.Put(tx, sandbox{Owner: LiveOwner(owner), At: now}),
 		)
 	})
 }

@@ -91,12 +91,16 @@ func (t *Table[T]) IDs(tx *Tx, q Query) ([]uint64, error) {
 	return ids, nil
 }
 
-// DeleteSome deletes up to most records that a query selects, and returns how many.
-func (t *Table[T]) DeleteSome(tx *Tx, q Query, most int) (int, error) {
-	ids, err := t.IDs(tx, q)
-	ids = ids[:min(len(ids), most)]
+// DeleteSome deletes up to most records of a table that a query selects, and returns how many. It is no method, because
+// the compiler would add that to every type of table.
+func DeleteSome(tx *Tx, t anyTable, q Query, most int) (int, error) {
+	s, err := selectRecords(tx, t, q)
+	if err != nil {
+		return 0, err
+	}
+	ids := s.newest(0, min(s.count, most))
 	for _, id := range ids {
-		err = errors.Join(err, t.Delete(tx, IDKey(id)))
+		err = errors.Join(err, deleteRecord(tx, t, IDKey(id)))
 	}
 	return len(ids), err
 }
