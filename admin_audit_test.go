@@ -340,7 +340,6 @@ func (w *auditWalk) changes() map[string]func() (path, body string) {
 			return v1 + "keys/" + id + "/rotate/finish", ""
 		},
 		"POST /admin/v1/sandbox/reset": func() (string, string) {
-			w.operate(201, "POST", v1+"agents", `{"name": "A"}`)
 			return v1 + "sandbox/reset", `{"owner": "admin"}`
 		},
 		"POST /admin/v1/keys/import": func() (string, string) {

@@ -97,12 +97,12 @@ func (s *Sandboxes) reset(w http.ResponseWriter, r *Request) error {
 	}
 	deed := r.Deed()
 	deed.Detail = map[string]any{"owner": name, "records": total}
-	err = deed.Update(s.store, func(tx *Tx) error {
+	err = s.store.Update(func(tx *Tx) error {
 		_, err := clearSandbox(tx, owner) // what was added meanwhile
 		if bad := sandboxTable.Delete(tx, IDKey(owner)); !errors.Is(bad, ErrNotFound) {
 			err = errors.Join(err, bad)
 		}
-		return err
+		return errors.Join(err, deed.Append(tx)) // also if the sandbox was empty already
 	})
 	if err != nil {
 		return err

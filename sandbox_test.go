@@ -266,6 +266,9 @@ func TestSandbox_Keys(t *testing.T) {
 	if w := a.ask("GET", "/api/v1/key", secret, ""); w.Code != 200 {
 		t.Errorf("the previous secret: got %d %s", w.Code, w.Body)
 	}
+	if text := auditText(t, a); !strings.Contains(text, `"sandbox":true`) || strings.Contains(text, fmt.Sprint(SandboxOf(1))) {
+		t.Errorf("the audit log has\n%s", text)
+	}
 	a.refuse("PATCH", "/admin/v1/keys/"+id, `{"sandbox": false}`, 400, "validation_error", "sandbox")
 	if moved := a.operate(200, "PATCH", "/admin/v1/keys/"+id, `{"owner": "bob", "sandbox": true}`); moved["sandbox"] != true || moved["owner"] != "bob" {
 		t.Errorf("got %v", moved)
