@@ -271,7 +271,7 @@ func readKeyQuery(q url.Values, rights *Policy) (f KeyFilter, err error) {
 	if f.Words, err = SearchWords(q); err != nil {
 		return f, err
 	}
-	if err := CheckSandbox(q); err != nil {
+	if _, err := ReadSpace(q); err != nil {
 		return f, err
 	}
 	if q.Get("sandbox") != "" {

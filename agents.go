@@ -144,11 +144,6 @@ func NewAgents(store *Store) *agents {
 	return a
 }
 
-// ClearAgents deletes up to most agents of an owner or a sandbox, and returns how many.
-func ClearAgents(tx *Tx, owner uint64, most int) (int, error) {
-	return DeleteSome(tx, &agentTable, OwnRecords(owner), most)
-}
-
 // maxCopies is how many agents CopyAgents copies, those that were created first.
 const maxCopies = 100
 

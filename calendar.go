@@ -398,7 +398,8 @@ func readZone(q url.Values) (*time.Location, error) {
 // starts first comes first.
 func (d *adminEvents) list(w http.ResponseWriter, r *Request) error {
 	q, err := r.Query("page", "limit", "start_date", "end_date", "time_zone", "status", "owner", "sandbox")
-	if err = errors.Join(err, CheckSandbox(q)); err != nil {
+	space, bad := ReadSpace(q)
+	if err = errors.Join(err, bad); err != nil {
 		return err
 	}
 	page, err := ReadPage(q, 25, 1000)
@@ -431,7 +432,7 @@ func (d *adminEvents) list(w http.ResponseWriter, r *Request) error {
 		}
 		from, to := dates.Bounds()
 		query := eventQuery(r, from, to, filters...)
-		query.InSandbox(WantsSandbox(q))
+		query.Space = space
 		events, n, err := appointmentTable.Page(tx, query, page.Bounds)
 		count = n
 		for _, e := range events {

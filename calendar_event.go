@@ -183,11 +183,6 @@ func statusFilter(status string) ([]Filter, error) {
 	return []Filter{{"status", []byte(status)}}, nil
 }
 
-// ClearEvents deletes up to most events of an owner or a sandbox, and returns how many.
-func ClearEvents(tx *Tx, owner uint64, most int) (int, error) {
-	return DeleteSome(tx, &appointmentTable, OwnRecords(owner), most)
-}
-
 // EventTables returns the table of events, for store checks.
 func EventTables() []Checked { return []Checked{&appointmentTable} }
 

@@ -27,11 +27,6 @@ func NewCalls(store *Store, limiter *Limiter) *calls { return &calls{store, limi
 // CallTables returns the table of calls, for store checks.
 func CallTables() []Checked { return []Checked{&callTable} }
 
-// ClearCalls deletes up to most calls of an owner or a sandbox, and returns how many.
-func ClearCalls(tx *Tx, owner uint64, most int) (int, error) {
-	return DeleteSome(tx, &callTable, OwnRecords(owner), most)
-}
-
 // Routes returns the API endpoints for calls.
 func (c *calls) Routes() []Route {
 	return []Route{
@@ -248,7 +243,8 @@ func (d *adminCalls) AdminRoutes() []Route {
 
 func (d *adminCalls) list(w http.ResponseWriter, r *Request) error {
 	q, err := r.Query("page", "limit", "agent_id", "status", "type", "owner", "sandbox")
-	if err = errors.Join(err, CheckSandbox(q)); err != nil {
+	space, bad := ReadSpace(q)
+	if err = errors.Join(err, bad); err != nil {
 		return err
 	}
 	page, err := ReadPage(q, 25, 1000)
@@ -262,6 +258,7 @@ func (d *adminCalls) list(w http.ResponseWriter, r *Request) error {
 	rows, count := []any{}, 0
 	err = r.View(d.store, func(tx *Tx) error {
 		query, err := filter.ofOperator(r.Context(), tx, q)
+		query.Space = space
 		if errors.Is(err, ErrNotFound) {
 			return nil // an unknown owner has no calls
 		}

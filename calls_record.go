@@ -271,7 +271,6 @@ func (f callFilter) inScope(ctx context.Context, tx *Tx, s Scope) (Query, error)
 func (f callFilter) ofOperator(ctx context.Context, tx *Tx, values url.Values) (Query, error) {
 	q := f.query(ctx)
 	q.ByID = true
-	q.InSandbox(WantsSandbox(values))
 	if id, err := strconv.ParseUint(f.Agent, 10, 64); err == nil {
 		q.All = append(q.All, Filter{"agent", IDKey(id)})
 	} else if f.Agent != "" {

@@ -248,11 +248,6 @@ func NewContacts(store *Store, write Permission) *contacts {
 	}}
 }
 
-// ClearContacts deletes up to most contacts of an owner or a sandbox, and returns how many.
-func ClearContacts(tx *Tx, owner uint64, most int) (int, error) {
-	return DeleteSome(tx, &contactTable, OwnRecords(owner), most)
-}
-
 // AddSampleContacts adds three contacts to a sandbox. The last one must not be called.
 func AddSampleContacts(tx *Tx, owner uint64, now time.Time) error {
 	for i, name := range []string{"Ada", "Ben", "Cleo"} {

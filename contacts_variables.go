@@ -149,11 +149,6 @@ func NewVariables(store *Store) *variables {
 	}}
 }
 
-// ClearVariables deletes up to most definitions of an owner or a sandbox, and returns how many.
-func ClearVariables(tx *Tx, owner uint64, most int) (int, error) {
-	return DeleteSome(tx, &variableTable, OwnRecords(owner), most)
-}
-
 // ClearBusinessContext removes all values from the business context of an owner or a sandbox.
 func ClearBusinessContext(tx *Tx, owner uint64) error {
 	if !tx.Has(businessBucket, IDKey(owner)) {
@@ -721,7 +716,8 @@ func (c *contexts) changeBusiness(w http.ResponseWriter, r *Request) error {
 
 func (c *contexts) business(w http.ResponseWriter, r *Request) error {
 	q, err := r.Query("owner", "sandbox")
-	if err = errors.Join(err, CheckSandbox(q)); err != nil {
+	_, bad := ReadSpace(q)
+	if err = errors.Join(err, bad); err != nil {
 		return err
 	}
 	name := cmp.Or(q.Get("owner"), DefaultOwner)

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"net/url"
 	"slices"
 	"strings"
@@ -64,25 +63,22 @@ func invalidQuery(err error) error {
 // owners for the operator has the parameter sandbox, which is "true" or "false".
 func WantsSandbox(q url.Values) bool { return q.Get("sandbox") == "true" }
 
-// recordQuery returns the parameters of the query for a list of records. owned means that owners have the records.
-func (r *Request) recordQuery(filters []string, owned bool) (url.Values, error) {
+// recordQuery returns the parameters of the query for a list of records and the space of the list. owned means that owners have the records.
+func (r *Request) recordQuery(filters []string, owned bool) (q url.Values, space Space, err error) {
 	names := append([]string{"page", "limit"}, filters...)
 	if owned {
 		names = append(names, "sandbox")
 	}
-	q, err := r.Query(names...)
-	return q, errors.Join(err, CheckSandbox(q))
-}
-
-// inSpace narrows a query as the parameter sandbox of values says, if owners have the records.
-func (q *Query) inSpace(values url.Values, owned bool) {
-	if owned {
-		q.InSandbox(WantsSandbox(values))
+	if q, err = r.Query(names...); err == nil && owned {
+		space, err = ReadSpace(q)
 	}
+	return q, space, err
 }
 
-// CheckSandbox returns ErrValidation if the parameter sandbox of a query is neither "true" nor "false".
-func CheckSandbox(q url.Values) error { return CheckWord(q, "sandbox", "true", "false") }
+// ReadSpace returns the space of a list from the parameter sandbox of its query. It returns ErrValidation if that is neither "true" nor "false".
+func ReadSpace(q url.Values) (Space, error) {
+	return SpaceWith(WantsSandbox(q)), CheckWord(q, "sandbox", "true", "false")
+}
 
 // CheckWord returns ErrValidation if the parameter name of a query is not one of words. A parameter
 // that is missing is valid.

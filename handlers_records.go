@@ -71,7 +71,7 @@ func (c *AdminRecords[T]) Routes() []Route {
 
 // list answers with one page of the records, newest first.
 func (c *AdminRecords[T]) list(w http.ResponseWriter, r *Request) error {
-	q, err := r.recordQuery(c.Filters, c.Table.Owner != nil)
+	q, space, err := r.recordQuery(c.Filters, c.Table.Owner != nil)
 	if err != nil {
 		return err
 	}
@@ -99,7 +99,7 @@ func (c *AdminRecords[T]) list(w http.ResponseWriter, r *Request) error {
 		if err != nil {
 			return err
 		}
-		query.Context, query.Words = r.Context(), words
+		query.Context, query.Words, query.Space = r.Context(), words, space
 		records, n, err := c.Table.Page(tx, query, page.Bounds)
 		if err != nil {
 			return err
@@ -122,7 +122,6 @@ func (c *AdminRecords[T]) list(w http.ResponseWriter, r *Request) error {
 
 // query returns the query for the records that pass the filters in q.
 func (c *AdminRecords[T]) query(tx *Tx, q url.Values) (query Query, err error) {
-	query.inSpace(q, c.Table.Owner != nil)
 	for _, name := range c.Filters {
 		value := q.Get(name)
 		if value == "" || name == "search" {

@@ -6,6 +6,7 @@ package main
 import (
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 )
@@ -113,11 +114,9 @@ func (s *Sandboxes) reset(w http.ResponseWriter, r *Request) error {
 // clearSandbox deletes up to clearedAtOnce records of each kind in the sandbox of an owner and returns how many records it has deleted.
 func clearSandbox(tx *Tx, owner uint64) (total int, err error) {
 	space := SandboxOf(owner)
-	for _, clear := range []func(*Tx, uint64, int) (int, error){
-		ClearCalls, ClearEvents, ClearContacts, ClearAgents, ClearVariables, ClearWebhooks,
-	} {
-		n, bad := clear(tx, space, clearedAtOnce)
-		total, err = total+n, errors.Join(err, bad)
-	}
+	tables := slices.Concat(CallTables(), EventTables(), ContactTables(), AgentTables(), VariableTables())
+	total, err = DeleteSome(tx, tables, OwnRecords(space), clearedAtOnce)
+	hooks, bad := ClearWebhooks(tx, space, clearedAtOnce)
+	total, err = total+hooks, errors.Join(err, bad)
 	return total, errors.Join(err, ClearBusinessContext(tx, space))
 }

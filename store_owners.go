@@ -30,7 +30,25 @@ func LiveOwner(owner uint64) uint64 { return owner &^ sandboxBit }
 // SameSpace returns the id of an owner, or of that owner's sandbox if like is the id of a sandbox.
 func SameSpace(owner, like uint64) uint64 { return owner | like&sandboxBit }
 
-// SandboxSet returns the set of a Listing that has the records in sandboxes, see Query.InSandbox.
+// Space selects the records in a list of the operator.
+type Space uint8
+
+// The spaces.
+const (
+	bothSpaces   Space = iota
+	LiveSpace          // the records that are in no sandbox
+	sandboxSpace       // those in sandboxes
+)
+
+// SpaceWith returns the space with sandboxes, or the live one.
+func SpaceWith(sandboxes bool) Space {
+	if sandboxes {
+		return sandboxSpace
+	}
+	return LiveSpace
+}
+
+// SandboxSet returns the set of a Listing that has the records in sandboxes, by which Query.Space selects.
 // owner returns the owner of a record.
 func SandboxSet[T any](owner func(T) uint64) Index[T] {
 	return Index[T]{"sandbox", func(v T) [][]byte {
@@ -43,15 +61,6 @@ func SandboxSet[T any](owner func(T) uint64) Index[T] {
 
 // sandboxed is the filter of the records in sandboxes, for tables with a SandboxSet.
 var sandboxed = Filter{"sandbox", []byte{1}}
-
-// InSandbox narrows a query to the records in sandboxes, or to those that are in none.
-func (q *Query) InSandbox(sandbox bool) {
-	if sandbox {
-		q.All = append(q.All, sandboxed)
-	} else {
-		q.None = append(q.None, sandboxed)
-	}
-}
 
 // ownerBytesBucket is the bucket with the bytes of each owner, by the owner's id.
 const ownerBytesBucket = "owner_bytes"

@@ -20,12 +20,12 @@ type Query struct {
 	Any     []Filter        // a record must pass one of these, unless there are none
 	All     []Filter        // and each of these
 	AnyOf   [][]Filter      // and one of each of these lists
-	None    []Filter        // and none of these
 	FirstID uint64          // and have at least this id
 	LastID  uint64          // and at most this id; 0: any
 	Ranges  []Range         // and be in each of these
 	Words   []string        // and its text must contain each of these, which are a result of fold.Words
 	ByID    bool            // the largest id comes first, whatever the Listing says
+	Space   Space           // and be live or in a sandbox
 	// Ascending reverses the list: the smallest order comes first, then the smallest id.
 	Ascending bool
 }
@@ -91,18 +91,26 @@ func (t *Table[T]) IDs(tx *Tx, q Query) ([]uint64, error) {
 	return ids, nil
 }
 
-// DeleteSome deletes up to most records of a table that a query selects, and returns how many. It is no method, because
-// the compiler would add that to every type of table.
-func DeleteSome(tx *Tx, t anyTable, q Query, most int) (int, error) {
-	s, err := selectRecords(tx, t, q)
-	if err != nil {
-		return 0, err
+// DeleteSome deletes up to most records that a query selects from each of those tables with lists that have records of owners. It
+// returns how many it has deleted.
+func DeleteSome(tx *Tx, tables []Checked, q Query, most int) (n int, err error) {
+	for _, one := range tables {
+		t, ok := one.(anyTable)
+		if !ok || !t.settings().owned || !t.settings().lists {
+			continue
+		}
+		s, err := selectRecords(tx, t, q)
+		if err != nil {
+			return n, err
+		}
+		for _, id := range s.newest(0, min(s.count, most)) {
+			if err := deleteRecord(tx, t, IDKey(id)); err != nil {
+				return n, err
+			}
+			n++
+		}
 	}
-	ids := s.newest(0, min(s.count, most))
-	for _, id := range ids {
-		err = errors.Join(err, deleteRecord(tx, t, IDKey(id)))
-	}
-	return len(ids), err
+	return n, nil
 }
 
 // SetValues iterates over the values in a set of the Listing. It leaves out values of 255 bytes or
@@ -165,7 +173,7 @@ func (q Query) selects(t anyTable, record any) bool {
 		return n >= r.Low && n <= r.High
 	}
 	return (len(q.Any) == 0 || slices.ContainsFunc(q.Any, passes)) &&
-		!slices.ContainsFunc(q.All, func(f Filter) bool { return !passes(f) }) && !slices.ContainsFunc(q.None, passes) &&
+		!slices.ContainsFunc(q.All, func(f Filter) bool { return !passes(f) }) && (q.Space == bothSpaces || passes(sandboxed) == (q.Space == sandboxSpace)) &&
 		!slices.ContainsFunc(q.AnyOf, func(list []Filter) bool { return !slices.ContainsFunc(list, passes) }) &&
 		!slices.ContainsFunc(q.Ranges, func(r Range) bool { return !within(r) }) &&
 		(len(q.Words) == 0 || fold.Match(q.Words, t.texts(record)...))
@@ -233,8 +241,11 @@ func selectRecords(tx *Tx, t anyTable, q Query) (s selection, err error) {
 		}
 		every = append(every, one)
 	}
-	for _, f := range q.None {
-		none = append(none, readFilter(tx, t, f))
+	switch q.Space {
+	case LiveSpace:
+		none = append(none, readFilter(tx, t, sandboxed))
+	case sandboxSpace:
+		every = append(every, readFilter(tx, t, sandboxed))
 	}
 	var ranges []*rangeReader
 	for _, r := range q.Ranges {

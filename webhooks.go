@@ -381,7 +381,8 @@ func (h *webhookAdmin) list(w http.ResponseWriter, r *Request) error {
 
 func (h *webhookAdmin) listAll(w http.ResponseWriter, r *Request) error {
 	q, err := r.Query("page", "limit", "failing", "sandbox")
-	if err = errors.Join(err, CheckWord(q, "failing", "true"), CheckSandbox(q)); err != nil {
+	space, bad := ReadSpace(q)
+	if err = errors.Join(err, CheckWord(q, "failing", "true"), bad); err != nil {
 		return err
 	}
 	page, err := ReadPage(q, 25, 1000)
@@ -390,9 +391,7 @@ func (h *webhookAdmin) listAll(w http.ResponseWriter, r *Request) error {
 	}
 	rows, count := []any{}, 0
 	err = r.View(h.store, func(tx *Tx) error {
-		query := Query{Context: r.Context()}
-		query.InSandbox(WantsSandbox(q))
-		hooks, n, err := webhookTable.Page(tx, query, page.Bounds)
+		hooks, n, err := webhookTable.Page(tx, Query{Context: r.Context(), Space: space}, page.Bounds)
 		if q.Get("failing") != "" {
 			hooks, n, err = failingPage(tx, page, WantsSandbox(q))
 		}
