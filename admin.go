@@ -123,7 +123,7 @@ func (a *admin) reveal(w http.ResponseWriter, r *Request, status int, issued iss
 const maxNamedKeys = 1000
 
 func (a *admin) list(w http.ResponseWriter, r *Request) error {
-	q, err := r.Query("page", "limit", "status", "search", "owner", "environment", "permission", "unused_days", "tag", "sort", "order", "format")
+	q, err := r.Query("page", "limit", "status", "search", "owner", "environment", "permission", "unused_days", "tag", "sort", "order", "format", "sandbox")
 	if err != nil {
 		return err
 	}

@@ -304,7 +304,7 @@ func fullEntries(services ...*testApp) map[string]string {
 	end := *Seconds(epoch.AddDate(0, 1, 0))
 	return map[string]string{
 		"owners": `{"name": "full", "balance": 5, "rate": 0.25, "limits": {"owner_requests_per_minute_limit": 5}, "storage_bytes": 100000}`,
-		"keys": `{"ref": "full", "name": "full", "owner": "full", "permissions": ["can_read_agents", "can_read_calls"], "limits": {"requests_per_minute_limit": 5},
+		"keys": `{"ref": "full", "name": "full", "owner": "full", "sandbox": true, "permissions": ["can_read_agents", "can_read_calls"], "limits": {"requests_per_minute_limit": 5},
 			"environment": "live", "allowed_ips": ["192.0.2.0/24"], "resources": {"agents": [1]}, "query_allowed": false, "expires_at": "` + end + `", "paused": true, "metadata": {"note": "n"}}`,
 		"webhooks": `{"name": "full", "url": "https://hooks.example.net/full", "subscribed_events": ["call.ended", "call.started"], "owner": "full", "is_active": false}`,
 		"tokens":   `{"name": "full", "scope": "metrics", "allowed_ips": ["192.0.2.0/24"], "expires_at": "` + end + `"}`,

@@ -145,6 +145,7 @@ func (a *applier) keyFields() []shownField[*Key] {
 		{applyField{name: "ref"}, func(k *Key) any { return cmp.Or(k.Ref, k.ID) }},
 		{applyField{name: "name", sample: `"sample"`}, func(k *Key) any { return k.Name }},
 		{applyField{name: "owner", unset: strconv.Quote(DefaultOwner), shared: true}, func(k *Key) any { return unless(k.OwnerName, DefaultOwner) }},
+		{applyField{name: "sandbox", unset: "false", shared: true}, func(k *Key) any { return unless(k.Sandbox(), false) }},
 		{applyField{name: "permissions", sample: "[" + permission + "]"}, func(k *Key) any { return sortedTexts(k.PermissionNames(), strings.Clone) }},
 		{applyField{name: "limits", merged: true}, func(k *Key) any { return filled(a.limitsIn(k.Limits, "key")) }},
 		{applyField{name: "environment"}, func(k *Key) any { return unless(k.Environment, "") }},

@@ -343,6 +343,9 @@ func (w *auditWalk) changes() map[string]func() (path, body string) {
 			w.note(w.operate(200, "POST", v1+"keys/"+id+"/rotate", ""))
 			return v1 + "keys/" + id + "/rotate/finish", ""
 		},
+		"POST /admin/v1/sandbox/reset": func() (string, string) {
+			return v1 + "sandbox/reset", `{"owner": "admin"}`
+		},
 		"POST /admin/v1/keys/import": func() (string, string) {
 			return v1 + "keys/import", `[{"name": "i", "permissions": ["can_read_calls"], "sha256": "` + strings.Repeat("ab", 32) + `"}]`
 		},

@@ -219,7 +219,10 @@ func (e *explainer) checks(key *Key, row foundRoute, q asked, r *Request) ([]ste
 		return nil, err
 	}
 	needed := strings.Join(e.o.Keyring.Rights().Names(row.Permission), " or ")
-	if row.Permission != 0 && !key.Has(row.Permission) {
+	switch {
+	case row.LiveOnly && key.Sandbox():
+		err = ErrSandboxKey
+	case row.Permission != 0 && !key.Has(row.Permission):
 		err = ErrPermission.With("This key lacks the permission %s. It has %s.", needed, key.Holds())
 	}
 	if needed == "" {
@@ -335,6 +338,7 @@ type refused struct {
 	id, method, route, step, code, message string
 	status                                 int
 	key, name, owner                       string
+	sandbox                                bool   // the key is a sandbox key
 	state                                  string // of the key at the time of the request; "" without a key
 	client                                 netip.Addr
 	at                                     time.Time
@@ -355,7 +359,7 @@ func (f *Refusals) Note(o *Outcome) {
 		limits: slices.Clone(o.Limits),
 	}
 	if o.Found != nil {
-		r.key, r.name, r.owner, r.state = o.Found.ID, o.Found.Name, o.Found.OwnerName, o.Found.Status(o.Began)
+		r.key, r.name, r.owner, r.sandbox, r.state = o.Found.ID, o.Found.Name, o.Found.OwnerName, o.Found.Sandbox(), o.Found.Status(o.Began)
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -422,7 +426,7 @@ func (r refused) shown() map[string]any {
 	}
 	shown := map[string]any{
 		"request_id": r.id, "at": Millis(r.at), "method": r.method, "route": r.route, "status": r.status, "error": r.code, "message": r.message,
-		"refused_by": r.step, "key_id": TextOrNone(r.key), "key_name": TextOrNone(r.name), "owner": TextOrNone(r.owner), "client": AddrOrNone(r.client), "limits": limits,
+		"refused_by": r.step, "key_id": TextOrNone(r.key), "key_name": TextOrNone(r.name), "owner": TextOrNone(r.owner), "sandbox": r.sandbox, "client": AddrOrNone(r.client), "limits": limits,
 	}
 	return shown
 }

@@ -243,7 +243,7 @@ func (row *importRow) preview() map[string]any {
 		k := row.key
 		shown["result"] = "add"
 		shown["key"] = map[string]any{
-			"name": k.Name, "hint": k.Hint, "permissions": k.PermissionNames(), "owner": k.OwnerName, "environment": k.Environment,
+			"name": k.Name, "hint": k.Hint, "permissions": k.PermissionNames(), "owner": k.OwnerName, "sandbox": k.Sandbox(), "environment": k.Environment,
 			"expires_at": Seconds(k.ExpiresAt), "paused": k.Paused, "limits": k.Limits, "metadata": k.Metadata, "allowed_ips": k.AllowedIPs, "resources": k.Resources,
 		}
 	}
@@ -258,7 +258,7 @@ var keyColumns = []string{"name", "ref", "sha256", "hint", "owner", "environment
 // metadata.NAME may have any name.
 func (i *keyImport) importForm() ImportForm {
 	return ImportForm{
-		Name: "keys", Columns: slices.Concat(keyColumns, []string{"permissions", "allowed_ips", "resources"}, i.limits(), []string{"metadata.NAME"}),
+		Name: "keys", Columns: slices.Concat(keyColumns, []string{"sandbox", "permissions", "allowed_ips", "resources"}, i.limits(), []string{"metadata.NAME"}),
 		Open: func(column string) bool { return strings.HasPrefix(column, "metadata.") },
 		Row:  i.fields,
 	}
@@ -288,6 +288,11 @@ func (i *keyImport) fields(cells map[string]string) (map[string]any, error) {
 				return nil, ErrValidation.With("resources %s.", err)
 			}
 			fields[name] = ids
+		case name == "sandbox":
+			if cell != "true" && cell != "false" {
+				return nil, ErrValidation.With("sandbox must be true or false; got %q.", cell)
+			}
+			fields[name] = cell == "true"
 		default:
 			fields[name] = strings.FieldsFunc(cell, func(c rune) bool { return strings.ContainsRune(" ,;", c) })
 		}

@@ -96,6 +96,9 @@ func (f *keyForm) Fill(in keyInput) error {
 	if err := f.fillMaps(key, body); err != nil {
 		return err
 	}
+	if err := fillSandbox(in); err != nil {
+		return err
+	}
 	owner := key.Owner
 	if err := f.fillOwner(in); err != nil {
 		return err
@@ -131,6 +134,19 @@ func (f *keyForm) fillRef(in keyInput) error {
 		return err
 	}
 	key.Ref = ref
+	return nil
+}
+
+// fillSandbox makes a new key a sandbox key if the body says so. This cannot change later, because the secret says what it is.
+func fillSandbox(in keyInput) error {
+	sandbox := in.key.Sandbox()
+	if in.body.Bool("sandbox", &sandbox); in.body.Err() != nil || sandbox == in.key.Sandbox() {
+		return in.body.Err()
+	}
+	if !in.create {
+		return ErrValidation.With("sandbox is decided when a key is created. Create another key.")
+	}
+	in.key.Owner = SandboxOf(0) // fillOwner adds the owner
 	return nil
 }
 
@@ -247,11 +263,12 @@ func (f *keyForm) fillOwner(in keyInput) error {
 	if err != nil {
 		return err
 	}
-	another := in.create || o.ID != key.Owner
-	if limit := f.rules.MaxPerOwner; limit > 0 && another && f.keyring.CountLive(in.tx, o.ID, limit) >= limit {
+	id := SameSpace(o.ID, key.Owner)
+	another := in.create || id != key.Owner
+	if limit := f.rules.MaxPerOwner; limit > 0 && another && f.keyring.CountLive(in.tx, id, limit) >= limit {
 		return ErrConflict.With("The owner %q has %d keys that are not revoked. The setting keys.max_per_owner allows no more. Revoke a key, or raise the setting.", o.Name, limit)
 	}
-	key.Owner, key.OwnerName = o.ID, o.Name
+	key.Owner, key.OwnerName = id, o.Name
 	return nil
 }
 
@@ -381,6 +398,12 @@ func readKeyQuery(q url.Values, rights *Policy) (f KeyFilter, err error) {
 	}
 	if f.Words, err = SearchWords(q); err != nil {
 		return f, err
+	}
+	if _, err := ReadSpace(q); err != nil {
+		return f, err
+	}
+	if q.Get("sandbox") != "" {
+		f.Sandbox = new(WantsSandbox(q))
 	}
 	if states := append(append([]string{""}, KeyStates()...), StatusLive, statusAny); !slices.Contains(states, f.Status) {
 		return f, ErrValidation.With("status must be one of%s; got %q.", strings.Join(states, " "), f.Status)

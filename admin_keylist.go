@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/csv"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -112,7 +113,7 @@ func (g keyTagger) Count(r *Request, tx *Tx, tag, status string) (count int, err
 
 // keyListColumns returns the names of the columns of the list of keys as CSV.
 func keyListColumns() []string {
-	return []string{"id", "name", "hint", "status", "owner", "environment", "permissions", "allowed_ips", "created_at", "expires_at", "revoked_at", "last_used_at", "last_used_ip", "note"}
+	return []string{"id", "name", "hint", "status", "owner", "environment", "permissions", "allowed_ips", "created_at", "expires_at", "revoked_at", "last_used_at", "last_used_ip", "note", "sandbox"}
 }
 
 // csvPart is the number of keys that sendCSV reads in one transaction, so that a slow client does not
@@ -177,7 +178,7 @@ func keyLine(k *Key, use LastUse, now time.Time) []string {
 	}
 	line := []string{
 		k.ID, k.Name, k.Hint, k.Status(now), k.OwnerName, k.Environment, strings.Join(k.PermissionNames(), " "), strings.Join(nets, " "),
-		text(Seconds(k.CreatedAt)), text(Seconds(k.ExpiresAt)), text(Seconds(k.RevokedAt)), text(Seconds(use.At)), ip, k.Metadata["note"],
+		text(Seconds(k.CreatedAt)), text(Seconds(k.ExpiresAt)), text(Seconds(k.RevokedAt)), text(Seconds(use.At)), ip, k.Metadata["note"], strconv.FormatBool(k.Sandbox()),
 	}
 	for i := range line {
 		line[i] = plainCell(line[i])

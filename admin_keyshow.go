@@ -135,7 +135,7 @@ func (a *admin) shown(v *keyFigures, r *Request) (map[string]any, error) {
 	}
 	shown := map[string]any{
 		"id": k.ID, "name": k.Name, "ref": TextOrNone(k.Ref), "hint": k.Hint, "permissions": k.PermissionNames(), "limits": limits,
-		"environment": k.Environment, "owner": k.OwnerName, "metadata": k.Metadata, "allowed_ips": k.AllowedIPs, "resources": k.Resources,
+		"environment": k.Environment, "owner": k.OwnerName, "sandbox": k.Sandbox(), "metadata": k.Metadata, "allowed_ips": k.AllowedIPs, "resources": k.Resources,
 		"query_allowed": k.QueryAllowed, "status": k.Status(r.Latest), "created_at": Seconds(k.CreatedAt), "expires_at": Seconds(k.ExpiresAt),
 		"revoked_at": Seconds(k.RevokedAt), "rotated_at": Seconds(k.RotatedAt), "secrets": v.secrets, "usage": usage,
 		"last_used_at": Seconds(use.At), "last_used_ip": AddrOrNone(use.IP), "last_used_by": carrierOf(use),

@@ -42,6 +42,7 @@ type recentRequest struct {
 	method, route, step, code string
 	status                    int
 	key, name, owner          string
+	sandbox                   bool // the key is a sandbox key
 	client                    netip.Addr
 	at                        time.Time
 	took                      time.Duration
@@ -78,7 +79,7 @@ func (q *Requests) Note(o *Outcome) {
 		a.method = listedMethods[i]
 	}
 	if o.Found != nil {
-		a.key, a.name, a.owner = o.Found.ID, o.Found.Name, o.Found.OwnerName
+		a.key, a.name, a.owner, a.sandbox = o.Found.ID, o.Found.Name, o.Found.OwnerName, o.Found.Sandbox()
 	}
 	slot := q.slot(number)
 	slot.mu.Lock()
@@ -264,6 +265,6 @@ func (q *Requests) show(w http.ResponseWriter, r *Request) error {
 func (a *recentRequest) shown() map[string]any {
 	return map[string]any{
 		"request_id": a.requestID(), "at": Millis(a.at), "method": a.method, "route": a.route, "status": a.status, "duration_ms": float64(a.took.Microseconds()) / 1000,
-		"error": TextOrNone(a.code), "refused_by": TextOrNone(a.step), "key_id": TextOrNone(a.key), "key_name": TextOrNone(a.name), "owner": TextOrNone(a.owner), "client": AddrOrNone(a.client),
+		"error": TextOrNone(a.code), "refused_by": TextOrNone(a.step), "key_id": TextOrNone(a.key), "key_name": TextOrNone(a.name), "owner": TextOrNone(a.owner), "sandbox": a.sandbox, "client": AddrOrNone(a.client),
 	}
 }

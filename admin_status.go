@@ -203,7 +203,7 @@ func (v *routeList) routes(w http.ResponseWriter, r *Request) error {
 		shown := map[string]any{
 			"method": g.MethodNames(), "path": g.Path, "permissions": now.Rights.Names(g.Permission), "limits": append([]string{RequestsPerMinute}, g.Limits...),
 			"cost": g.Cost, "upstream": "", "strip_prefix": g.StripPrefix, "timeout_seconds": g.Timeout.Seconds(), "max_body_bytes": g.MaxBody,
-			"websocket": g.WebSocket, "case_sensitive": g.CaseSensitive,
+			"websocket": g.WebSocket, "sandbox": g.Sandbox, "case_sensitive": g.CaseSensitive,
 		}
 		if g.Upstream != nil {
 			shown["upstream"] = g.Upstream.String()

@@ -228,7 +228,7 @@ func (u *usage) keys(r *Request, page Page, span period) (rows []any, count int,
 		if err != nil {
 			return nil, 0, err
 		}
-		rows = append(rows, showTally(map[string]any{"id": id, "name": key.Name, "owner": key.OwnerName, "buckets": showBuckets(list), "limited_at": u.limitedAt(id, r.Now)}, sumOf(list)))
+		rows = append(rows, showTally(map[string]any{"id": id, "name": key.Name, "owner": key.OwnerName, "sandbox": key.Sandbox(), "buckets": showBuckets(list), "limited_at": u.limitedAt(id, r.Now)}, sumOf(list)))
 	}
 	if len(ids) > 0 {
 		return rows, len(ids), nil
@@ -245,7 +245,7 @@ func (u *usage) keys(r *Request, page Page, span period) (rows []any, count int,
 		if err != nil {
 			return nil, 0, err
 		}
-		rows = append(rows, showTally(map[string]any{"id": s.name, "name": key.Name, "owner": key.OwnerName}, s.sum))
+		rows = append(rows, showTally(map[string]any{"id": s.name, "name": key.Name, "owner": key.OwnerName, "sandbox": key.Sandbox()}, s.sum))
 	}
 	return rows, ranked.Count, nil
 }

@@ -57,6 +57,7 @@ type question struct {
 	permissions Permission  // the permissions that the key must have
 	costs       []limitCost // units to charge, in the order of the names; empty: none
 	ip          netip.Addr  // address of the client that sent the key; invalid: not known
+	sandbox     bool        // whether the service accepts sandbox keys
 }
 
 // limitCost is a number of units to charge to a limit.
@@ -75,6 +76,7 @@ func (v *verifier) question(body *Body) (q question, err error) {
 	body.Strings("permissions", ListBound{MaxWords, AnyLength}, &names)
 	body.String("permission", AnyLength, &one)
 	body.String("ip", AnyLength, &ip)
+	body.Bool("sandbox", &q.sandbox)
 	if err := body.Err(); err != nil {
 		return q, err
 	}
@@ -142,7 +144,8 @@ func (v *verifier) verify(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	key, holder, err := v.keyring.Find(q.secret)
+	q.sandbox = q.sandbox || r.Key.Sandbox()
+	key, holder, err := v.find(r, q.secret)
 	if err != nil && !errors.Is(err, ErrKey) {
 		return err
 	}
@@ -166,6 +169,15 @@ func (v *verifier) verify(w http.ResponseWriter, r *Request) error {
 		}
 	}
 	return WriteJSON(w, http.StatusOK, &answer)
+}
+
+// find returns the key with this secret, like Keyring.Find. A service with a sandbox key finds only sandbox keys.
+func (v *verifier) find(r *Request, secret string) (*Key, *CacheEntry, error) {
+	key, holder, err := v.keyring.Find(secret)
+	if err == nil && r.Key.Sandbox() && !key.Sandbox() {
+		return nil, nil, ErrKey
+	}
+	return key, holder, err
 }
 
 // verification is the answer to a request to verify a key.
@@ -217,6 +229,7 @@ func (a *verification) AppendJSON(data []byte) ([]byte, error) {
 		m.Int("retry_after", int((a.refusal.RetryAfter+time.Second-1)/time.Second))
 	}
 	if k != nil {
+		m.Bool("sandbox", k.Sandbox())
 		m.Time("secret_ends_at", k.SecretEnds(), SecondsLayout)
 		m.Text("status", k.Status(a.latest))
 	}
@@ -308,6 +321,9 @@ func (v *verifier) check(c keyCheck, r *Request, answer *verification) error {
 			return err
 		}
 	}
+	if key.Sandbox() && !c.sandbox {
+		return ErrPermission.With("This is a sandbox key. Send \"sandbox\": true with the key if your service accepts sandbox keys.")
+	}
 	if missing := c.permissions &^ key.Permissions; missing != 0 {
 		return ErrPermission.With("This key lacks the permission %s. It has %s.", strings.Join(v.keyring.Rights().Names(missing), ", "), key.Holds())
 	}
@@ -332,7 +348,8 @@ func (v *verifier) spend(c keyCheck, now time.Time) ([]LimitStatus, error) {
 }
 
 // introspect checks a key for another service and answers in the form of RFC 7662 section
-// 2.2. If the key may not be used, the answer is only {"active": false}. introspect charges
+// 2.2. If the key may not be used, the answer is only {"active": false}, and so it is for a sandbox key unless the form has
+// sandbox=true. introspect charges
 // no limit of the key that it checks.
 func (v *verifier) introspect(w http.ResponseWriter, r *Request) error {
 	data, err := r.ReadAll()
@@ -346,7 +363,10 @@ func (v *verifier) introspect(w http.ResponseWriter, r *Request) error {
 	if err != nil || len(form["token"]) != 1 || form.Get("token") == "" {
 		return ErrMissing.With("token is missing or was sent more than once. Send token=KEY.")
 	}
-	key, holder, err := v.keyring.Find(form.Get("token"))
+	key, holder, err := v.find(r, form.Get("token"))
+	if err == nil && key.Sandbox() && !r.Key.Sandbox() && form.Get("sandbox") != "true" {
+		err = ErrKey
+	}
 	if err == nil {
 		err = key.Check(r.Latest)
 	}
@@ -360,6 +380,9 @@ func (v *verifier) introspect(w http.ResponseWriter, r *Request) error {
 	answer := map[string]any{
 		"active": true, "scope": strings.Join(key.PermissionNames(), " "), "client_id": key.ID, "sub": key.OwnerName,
 		"token_type": "Bearer", "iat": key.CreatedAt.Unix(),
+	}
+	if key.Sandbox() {
+		answer["sandbox"] = true
 	}
 	if end := earliest(key.ExpiresAt, key.SecretEnds()); !end.IsZero() {
 		answer["exp"] = end.Unix()
@@ -404,7 +427,7 @@ func (v *verifier) lookup(w http.ResponseWriter, r *Request) error {
 			return err
 		}
 		found = append(found, map[string]any{
-			"sha256": fmt.Sprintf("%x", d), "id": key.ID, "name": key.Name, "owner": key.OwnerName, "environment": key.Environment, "status": key.Status(r.Latest),
+			"sha256": fmt.Sprintf("%x", d), "id": key.ID, "name": key.Name, "owner": key.OwnerName, "sandbox": key.Sandbox(), "environment": key.Environment, "status": key.Status(r.Latest),
 			"present": key.SecretEnds().IsZero(), "ends_at": Seconds(key.SecretEnds()), "live": key.Check(r.Latest) == nil,
 		})
 	}

@@ -6,6 +6,7 @@ package main
 import (
 	"errors"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -40,7 +41,7 @@ var agentTable = Table[Agent]{
 		{"assistant", func(a Agent) [][]byte { return [][]byte{[]byte(a.AssistantID)} }},
 	},
 	List: &Listing[Agent]{
-		Sets: []Index[Agent]{{"scope", func(a Agent) [][]byte { return ScopeKeys(a.Owner, a.TeamID) }}},
+		Sets: []Index[Agent]{{"scope", func(a Agent) [][]byte { return ScopeKeys(a.Owner, a.TeamID) }}, SandboxSet(func(a Agent) uint64 { return a.Owner })},
 		Text: func(a Agent) []string { return []string{a.Name} },
 	},
 }
@@ -51,10 +52,11 @@ func GetAgent(tx *Tx, id uint64) (Agent, error) { return agentTable.Shared(tx, I
 
 // FindAgent returns the agent whose id or assistant id is ref. It returns
 // ErrAgentNotFound if there is no such agent or if scope s does not include it.
-func FindAgent(tx *Tx, s Scope, ref string) (Agent, error) {
-	a, err := agentTable.One(tx, "assistant", []byte(ref))
+func FindAgent(tx *Tx, s Scope, ref string) (a Agent, err error) {
 	if id, e := strconv.ParseUint(ref, 10, 64); e == nil {
 		a, err = GetAgent(tx, id)
+	} else if a, err = agentTable.One(tx, "assistant", []byte(ref)); err == nil && !s.Has(a.place()) {
+		a, err = sandboxCopy(tx, s, ref) // which has the assistant id of the agent that it is a copy of
 	}
 	if errors.Is(err, ErrNotFound) || err == nil && !s.Has(a.place()) {
 		return Agent{}, ErrAgentNotFound
@@ -75,6 +77,19 @@ func AgentBrief(tx *Tx, s Scope, id uint64) map[string]any {
 // place returns where the agent belongs.
 func (a Agent) place() Place {
 	return Place{Kind: AgentRecord, Owner: a.Owner, Team: a.TeamID, Agent: a.ID}
+}
+
+// sandboxCopy returns the agent with this assistant id in scope s.
+func sandboxCopy(tx *Tx, s Scope, assistant string) (Agent, error) {
+	for rest, key := range agentTable.Find(tx, "assistant", []byte(assistant), Forward) {
+		if len(rest) > 0 {
+			continue
+		}
+		if a, err := agentTable.Get(tx, key); err != nil || s.Has(a.place()) {
+			return a, err
+		}
+	}
+	return Agent{}, ErrNotFound
 }
 
 // SaveAgent stores a changed agent under its id.
@@ -143,6 +158,40 @@ func NewAgents(store *Store) *agents {
 	a := &agents{store: store, agents: store.Generation("agents"), teams: store.Generation("teams")}
 	a.catalog = AdminRecords[Agent]{Store: store, Name: "agents", Table: agentTable, Save: saveAgent, Show: showAgent, Filters: []string{"search", "owner"}, Filter: ReadFilter}
 	return a
+}
+
+// maxCopies is how many agents CopyAgents copies, those that were created first.
+const maxCopies = 100
+
+// CopyAgents adds copies of the agents in a scope to a sandbox, with the same assistant ids. If none of them can make calls, it
+// also adds a sample agent that can.
+func CopyAgents(tx *Tx, from Scope, sandbox uint64, now time.Time) error {
+	ids, err := agentTable.IDs(tx, from.Query(AgentRecord, Query{}))
+	if err != nil {
+		return err
+	}
+	calls := false
+	add := func(a Agent) (err error) {
+		a.Owner, a.TeamID, a.MinutesUsed, a.TotalCalls, a.CreatedAt = sandbox, 0, 0, 0, now
+		calls = calls || a.PhoneNumber != ""
+		if a.ID, err = agentTable.NextID(tx); err != nil {
+			return err
+		}
+		return agentTable.Put(tx, a)
+	}
+	for _, id := range ids[:min(len(ids), maxCopies)] {
+		a, err := GetAgent(tx, id)
+		if err == nil {
+			err = add(a)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if calls {
+		return nil
+	}
+	return add(Agent{AssistantID: "assistant_" + keytext.RandomHex(8), Name: "Sandbox agent", Role: roleOutbound, PhoneNumber: "+4930555100"})
 }
 
 // AgentTables returns the table of agents, for store checks.
@@ -261,8 +310,9 @@ func showAgent(tx *Tx, a Agent) (any, error) {
 	return struct {
 		agentRow
 		Owner     string  `json:"owner"`
+		Sandbox   bool    `json:"sandbox"`
 		CreatedAt *string `json:"created_at"`
-	}{a.row(Scope{All: true}), OwnerName(tx, a.Owner), Seconds(a.CreatedAt)}, nil
+	}{a.row(Scope{All: true}), OwnerName(tx, a.Owner), IsSandbox(a.Owner), Seconds(a.CreatedAt)}, nil
 }
 
 // blocked is an entry in the operator's do-not-call list.
@@ -302,7 +352,9 @@ func NewDoNotCalls(store *Store) *doNotCalls {
 			return map[string]any{"id": b.ID, "phone_number": b.Phone, "reason": b.Reason, "created_at": Seconds(b.CreatedAt)}, nil
 		},
 		Filters: []string{"search", "phone_number"},
-		Filter:  func(_ *Tx, _, number string) (Filter, error) { return Filter{"phone", []byte(number)}, nil },
+		Filter: func(_ *Tx, q url.Values, name string) (Filter, error) {
+			return Filter{"phone", []byte(q.Get(name))}, nil
+		},
 	}}
 }
 

@@ -27,6 +27,7 @@ import (
 
 	"latchkey/dashboard"
 	"latchkey/internal/clock"
+	"latchkey/internal/keytext"
 	"latchkey/internal/promtext"
 	"latchkey/internal/strictjson"
 	"latchkey/reference"
@@ -43,20 +44,21 @@ type App struct {
 
 	Reloader *Reloader
 
-	peppers  Peppers
-	proxy    *Proxy
-	guards   *ProxyRoutes
-	notices  *OperatorEvents
-	storage  *StorageWatch
-	targets  *TargetPolicy
-	history  *History
-	audit    *AuditLog
-	metrics  *Metrics
-	status   *Status
-	dialer   *Dialer
-	tokens   *Tokens
-	refusals *Refusals
-	requests *Requests
+	peppers   Peppers
+	proxy     *Proxy
+	guards    *ProxyRoutes
+	notices   *OperatorEvents
+	storage   *StorageWatch
+	targets   *TargetPolicy
+	history   *History
+	audit     *AuditLog
+	metrics   *Metrics
+	status    *Status
+	dialer    *Dialer
+	sandboxes *Sandboxes
+	tokens    *Tokens
+	refusals  *Refusals
+	requests  *Requests
 
 	connections *Connections
 
@@ -181,7 +183,7 @@ func (a *App) connect() error {
 	if err := a.openMailer(); err != nil {
 		return err
 	}
-	a.dialer = NewDialer(store)
+	a.dialer, a.sandboxes = NewDialer(store), NewSandboxes(store)
 	a.Operators, a.sessions = NewOperators(store), NewSessions(store, c.Admin.SessionIdle, c.Admin.SessionMax)
 	if !c.Admin.PasswordLogin {
 		a.Operators.RefusePasswords()
@@ -207,8 +209,13 @@ func (a *App) connect() error {
 		return err
 	}
 	pages, adminPages := a.describe()
+	fill := a.sandboxes.Fill
+	if !c.Contract.Enabled {
+		fill = nil // there is nothing to fill a sandbox with
+	}
 	a.Server = NewServer(ServerOptions{
-		Clock: a.clock, Store: store, Keyring: a.Keyring, Limiter: a.Limiter, Tokens: a.tokens, Log: a.log, Redact: NewRedactor(c.Keys.Prefix).Keys,
+		Sandbox: fill,
+		Clock:   a.clock, Store: store, Keyring: a.Keyring, Limiter: a.Limiter, Tokens: a.tokens, Log: a.log, Redact: NewRedactor(c.Keys.Prefix).Keys,
 		Routes: a.routes, Pages: pages, AdminPages: adminPages, Guards: a.guards,
 		Serving: a.cluster.serving(),
 		Access:  a.access, QueryAllowed: c.Keys.QueryAllowed, DraftHeaders: c.Server.IETFHeaders != "off",
@@ -714,7 +721,7 @@ var secretShapes = regexp.MustCompile(`(?i)((?:bearer|basic)\s+|(?:api_key|token
 // NewRedactor returns a redactor. prefix is the prefix of API keys in the configuration.
 func NewRedactor(prefix string) *redactor {
 	r := &redactor{prefixes: []string{prefix, tokenShape, hookShape}}
-	r.keys = regexp.MustCompile(`(` + regexp.QuoteMeta(prefix) + `|` + tokenShape + `|` + hookShape + `)[0-9A-Za-z]{12,}`)
+	r.keys = regexp.MustCompile(`(` + regexp.QuoteMeta(prefix) + `(?:` + keytext.SandboxMark + `)?|` + tokenShape + `|` + hookShape + `)[0-9A-Za-z]{12,}`)
 	return r
 }
 

@@ -29,6 +29,7 @@ var workers = map[string]worker{
 	"start due webhook deliveries":                              oneNode,
 	"send reminders":                                            oneNode,
 	"end expired leases of dialers":                             oneNode,
+	"play out calls of sandboxes":                               oneNode,
 	"end previous secrets":                                      oneNode,
 	"delete the old activity of keys":                           oneNode,
 	"store the last uses of keys":                               eachNode,

@@ -114,8 +114,12 @@ var registry = []part{
 	{name: "iCalendar files", klen: true, routes: func(a *App) Routes { return Routes{Open: NewICS(a.Store).OpenRoutes()} }},
 	{name: "schedules", klen: true, tables: ScheduleTables(), routes: func(a *App) Routes { return Routes{Admin: NewSchedules(a.Store).AdminRoutes()} }},
 	{name: "dialers", klen: true, routes: func(a *App) Routes { return Routes{Admin: a.dialer.AdminRoutes()} }, work: func(a *App) []work {
-		return []work{{time.Second, "end expired leases of dialers", oneNode, a.dialer.Lapse}}
+		return []work{
+			{time.Second, "end expired leases of dialers", oneNode, a.dialer.Lapse},
+			{time.Second, "play out calls of sandboxes", oneNode, a.dialer.Play},
+		}
 	}},
+	{name: "sandboxes", klen: true, tables: SandboxTables(), routes: func(a *App) Routes { return Routes{Admin: a.sandboxes.AdminRoutes()} }},
 	{name: "verification", routes: func(a *App) Routes {
 		p := NewVerifier(a.Store, a.Keyring, a.Limiter, a.history)
 		return Routes{Keyed: p.Routes(), Admin: p.AdminRoutes()}

@@ -28,6 +28,7 @@ var unbounded = map[string]string{
 	"mails":            "is written by the service, which shortens lines and bounds their number",
 	"limits_reached":   "has no fields that a client chooses",
 	"owner_storage":    "only the operator changes storage limits",
+	"sandboxes":        "has no fields that a client chooses",
 	"storage_warnings": "has no fields that a client chooses",
 	"webhook_events":   "has no fields that a client chooses",
 	"webhook_bodies":   "holds an event about a record, which is bounded itself",

@@ -417,8 +417,9 @@ func readZone(q url.Values) (*time.Location, error) {
 // list answers with the events that overlap a range of days. The event that
 // starts first comes first.
 func (d *adminEvents) list(w http.ResponseWriter, r *Request) error {
-	q, err := r.Query("page", "limit", "start_date", "end_date", "time_zone", "status", "owner")
-	if err != nil {
+	q, err := r.Query("page", "limit", "start_date", "end_date", "time_zone", "status", "owner", "sandbox")
+	space, bad := ReadSpace(q)
+	if err = errors.Join(err, bad); err != nil {
 		return err
 	}
 	page, err := ReadPage(q, 25, 1000)
@@ -439,8 +440,8 @@ func (d *adminEvents) list(w http.ResponseWriter, r *Request) error {
 	}
 	rows, count := []any{}, 0
 	err = r.View(d.store, func(tx *Tx) error {
-		if owner := q.Get("owner"); owner != "" {
-			f, err := OwnerFilter(tx, owner)
+		if q.Get("owner") != "" {
+			f, err := OwnerFilter(tx, q)
 			if errors.Is(err, ErrNotFound) {
 				return nil
 			}
@@ -450,7 +451,9 @@ func (d *adminEvents) list(w http.ResponseWriter, r *Request) error {
 			filters = append(filters, f)
 		}
 		from, to := dates.Bounds()
-		events, n, err := appointmentTable.Page(tx, eventQuery(r, from, to, filters...), page.Bounds)
+		query := eventQuery(r, from, to, filters...)
+		query.Space = space
+		events, n, err := appointmentTable.Page(tx, query, page.Bounds)
 		count = n
 		for _, e := range events {
 			rows = append(rows, showEvent(tx, e))
@@ -466,7 +469,7 @@ func (d *adminEvents) list(w http.ResponseWriter, r *Request) error {
 // showEvent returns an event in the form in which the operator sees it.
 func showEvent(tx *Tx, e event) map[string]any {
 	shown := e.Detail(tx, Scope{All: true})
-	shown["owner"] = OwnerName(tx, e.Owner)
+	shown["owner"], shown["sandbox"] = OwnerName(tx, e.Owner), IsSandbox(e.Owner)
 	e.ShowAuthors(shown)
 	return shown
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"slices"
 	"sort"
 	"strconv"
@@ -191,7 +192,7 @@ var scheduleTable = Table[Schedule]{
 	Name:  "schedules", Audit: AuditPolicy{Object: "schedule"},
 	Key:     func(s Schedule) []byte { return IDKey(s.ID) },
 	Indexes: []Index[Schedule]{{"owner", func(s Schedule) [][]byte { return [][]byte{IDKey(s.Owner)} }}},
-	List:    &Listing[Schedule]{},
+	List:    &Listing[Schedule]{Sets: []Index[Schedule]{SandboxSet(func(s Schedule) uint64 { return s.Owner })}},
 }
 
 // usualSchedule returns the schedule of an owner who has not stored one. It is
@@ -248,9 +249,9 @@ type schedules struct{ catalog AdminRecords[Schedule] }
 func NewSchedules(store *Store) *schedules {
 	return &schedules{AdminRecords[Schedule]{
 		Store: store, Name: "schedules", Table: scheduleTable, Save: saveSchedule, Show: showSchedule, Filters: []string{"owner"},
-		Filter: func(tx *Tx, _, name string) (Filter, error) {
-			o, err := OwnerNamed(tx, name)
-			return Filter{"owner", IDKey(o.ID)}, err
+		Filter: func(tx *Tx, q url.Values, _ string) (Filter, error) {
+			id, err := SpaceNamed(tx, q)
+			return Filter{"owner", IDKey(id)}, err
 		},
 	}}
 }
@@ -376,7 +377,7 @@ func showHours(h hours) map[string][]string {
 
 func showSchedule(tx *Tx, s Schedule) (any, error) {
 	shown := map[string]any{
-		"id": s.ID, "owner": OwnerName(tx, s.Owner), "time_zone": s.TimeZone, "windows": showHours(s.Windows), "business_hours": nil,
+		"id": s.ID, "owner": OwnerName(tx, s.Owner), "sandbox": IsSandbox(s.Owner), "time_zone": s.TimeZone, "windows": showHours(s.Windows), "business_hours": nil,
 		"buffer_minutes": s.Buffer, "notice_minutes": s.Notice, "created_at": Seconds(s.CreatedAt),
 	}
 	if s.Business != nil {

@@ -150,6 +150,7 @@ var appointmentTable = Table[event]{
 	List: &Listing[event]{
 		Sets: []Index[event]{
 			{"scope", func(e event) [][]byte { return ScopeKeys(e.Owner, e.TeamID) }},
+			SandboxSet(func(e event) uint64 { return e.Owner }),
 			{"status", func(e event) [][]byte { return [][]byte{[]byte(e.Status)} }},
 			{"agent", event.agentKeys},
 		},

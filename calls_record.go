@@ -120,8 +120,8 @@ func (c call) sortTime() time.Time {
 }
 
 func queueEntries(c call) [][]byte {
-	if c.Status != callQueued || !c.Lease.Until.IsZero() {
-		return nil
+	if c.Status != callQueued || !c.Lease.Until.IsZero() || IsSandbox(c.Owner) {
+		return nil // no dialer ever gets a call of a sandbox
 	}
 	return [][]byte{IDKey(uint64(c.CreatedAt.UnixNano()))}
 }
@@ -141,10 +141,12 @@ var callTable = Table[call]{
 		{"call_id", func(c call) [][]byte { return [][]byte{[]byte(c.CallID)} }},
 		{"queue", queueEntries},
 		{"lease", leaseEntries},
+		{"playing", playEntries},
 	},
 	List: &Listing[call]{
 		Sets: []Index[call]{
 			{"scope", func(c call) [][]byte { return ScopeKeys(c.Owner, c.TeamID) }},
+			SandboxSet(func(c call) uint64 { return c.Owner }),
 			{"status", func(c call) [][]byte { return [][]byte{[]byte(c.Status)} }},
 			{"type", func(c call) [][]byte { return [][]byte{[]byte(c.Type)} }},
 			{"agent", func(c call) [][]byte { return [][]byte{IDKey(c.Agent.ID), []byte(c.Agent.AssistantID)} }},
@@ -278,9 +280,8 @@ func (f callFilter) inScope(ctx context.Context, tx *Tx, s Scope) (Query, error)
 }
 
 // ofOperator is like query, for the calls of all owners, those with the highest
-// id first. owner is the name of an owner or "". It returns ErrNotFound if
-// there is no such owner.
-func (f callFilter) ofOperator(ctx context.Context, tx *Tx, owner string) (Query, error) {
+// id first. It returns ErrNotFound if values, the parameters of the request, name an owner that does not exist.
+func (f callFilter) ofOperator(ctx context.Context, tx *Tx, values url.Values) (Query, error) {
 	q := f.query(ctx)
 	q.ByID = true
 	if id, err := strconv.ParseUint(f.Agent, 10, 64); err == nil {
@@ -288,10 +289,10 @@ func (f callFilter) ofOperator(ctx context.Context, tx *Tx, owner string) (Query
 	} else if f.Agent != "" {
 		q.All = append(q.All, Filter{"agent", []byte(f.Agent)})
 	}
-	if owner == "" {
+	if values.Get("owner") == "" {
 		return q, nil
 	}
-	owned, err := OwnerFilter(tx, owner)
+	owned, err := OwnerFilter(tx, values)
 	q.All = append(q.All, owned)
 	return q, err
 }
@@ -405,15 +406,16 @@ func callPayload(tx *Tx, c call, event string, scope Scope) map[string]any {
 }
 
 // publishQueued publishes call.queued to the operator's webhooks. The event
-// contains everything that a dialer needs to place the call.
+// contains everything that a dialer needs to place the call. There is none about a call of a sandbox.
 func publishQueued(tx *Tx, c call, now time.Time) error {
-	if !HasWebhooks(tx) {
+	if !HasWebhooks(tx) || IsSandbox(c.Owner) {
 		return nil
 	}
 	shown, err := c.Operators(tx)
 	if err != nil {
 		return err
 	}
+	delete(shown, "sandbox")
 	delete(shown, "created_by")
 	delete(shown, "updated_by")
 	return Publish(tx, WebhookEvent{Type: "call.queued", Operator: true, At: now, Body: map[string]any{"call": shown}})
@@ -430,7 +432,7 @@ func (c call) Everyone() Scope { return Scope{Owner: c.Owner, All: true} }
 // context is damaged.
 func (c call) Operators(tx *Tx) (map[string]any, error) {
 	shown := c.Detail(tx, c.Everyone())
-	shown["owner"], shown["created_at"] = OwnerName(tx, c.Owner), Seconds(c.CreatedAt)
+	shown["owner"], shown["sandbox"], shown["created_at"] = OwnerName(tx, c.Owner), IsSandbox(c.Owner), Seconds(c.CreatedAt)
 	c.ShowAuthors(shown)
 	shown["error_reason"], shown["error_message"] = c.ErrorReason, c.ErrorMessage
 	shown["lease_until"], shown["dialer"] = Seconds(c.Lease.Until), c.Lease.Dialer

@@ -6,6 +6,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"maps"
 	"net/http"
 	"slices"
@@ -68,6 +69,7 @@ var contactTable = Table[contact]{
 	List: &Listing[contact]{
 		Sets: []Index[contact]{
 			{"scope", func(c contact) [][]byte { return ScopeKeys(c.Owner, c.TeamID) }},
+			SandboxSet(func(c contact) uint64 { return c.Owner }),
 			{"stage", func(c contact) [][]byte { return [][]byte{[]byte(c.Stage)} }},
 			{"status", func(c contact) [][]byte { return [][]byte{[]byte(c.Status)} }},
 			{"tag", func(c contact) (keys [][]byte) {
@@ -268,6 +270,29 @@ func NewContacts(store *Store, write Permission) *contacts {
 	}}
 }
 
+// AddSampleContacts adds three contacts to a sandbox. The last one must not be called.
+func AddSampleContacts(tx *Tx, owner uint64, now time.Time) error {
+	for i, name := range []string{"Ada", "Ben", "Cleo"} {
+		id, err := contactTable.NextID(tx)
+		phone, err2 := phoneTable.NextID(tx)
+		if err = errors.Join(err, err2); err != nil {
+			return err
+		}
+		p := Phone{ID: phone, PhoneNumber: fmt.Sprintf("+4930555%d", 101+i), PhoneType: "mobile", Primary: true}
+		if i == 2 {
+			p.DoNotCall, p.DNCDate, p.DNCReason = true, now, "A sample of a number that is never called"
+		}
+		c := contact{
+			ID: id, Owner: owner, FirstName: name, LastName: "Sample", Email: strings.ToLower(name) + "@example.com", Company: "Sandbox",
+			Status: "not_contacted", Stage: "lead", Timezone: "UTC", PhoneNumbers: []Phone{p}, CreatedAt: now,
+		}
+		if err := SaveContact(tx, c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // ContactTables returns the table of contacts, for store checks.
 func ContactTables() []Checked { return []Checked{&contactTable} }
 
@@ -355,7 +380,7 @@ func (c *contacts) get(w http.ResponseWriter, r *Request) error {
 // shows them, with the id and the name of its owner.
 func showContact(tx *Tx, c contact, s Scope) map[string]any {
 	shown := c.full(tx, s)
-	shown["owner"] = map[string]any{"id": c.Owner, "name": OwnerName(tx, c.Owner)}
+	shown["owner"] = map[string]any{"id": LiveOwner(c.Owner), "name": OwnerName(tx, c.Owner)}
 	return shown
 }
 
@@ -504,7 +529,7 @@ func (f *contactForm) save(tx *Tx, r *Request, old *contact) (contact, error) {
 		if err != nil {
 			return c, err
 		}
-		c.Owner = o.ID
+		c.Owner = SameSpace(o.ID, c.Owner)
 	}
 	if f.Sent("team_id") || f.Sent("owner") {
 		scope, err := ScopeOf(tx, c.Owner)
@@ -520,7 +545,7 @@ func (f *contactForm) save(tx *Tx, r *Request, old *contact) (contact, error) {
 
 func operatorsView(tx *Tx, c contact) (any, error) {
 	shown := c.full(tx, Scope{All: true})
-	shown["phone"], shown["owner"], shown["team_id"] = c.primary(), OwnerName(tx, c.Owner), nil
+	shown["phone"], shown["owner"], shown["sandbox"], shown["team_id"] = c.primary(), OwnerName(tx, c.Owner), IsSandbox(c.Owner), nil
 	if c.TeamID != 0 {
 		shown["team_id"] = c.TeamID
 	}

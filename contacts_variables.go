@@ -62,6 +62,7 @@ var variableTable = Table[Variable]{
 	List: &Listing[Variable]{
 		Sets: []Index[Variable]{
 			{"scope", func(v Variable) [][]byte { return ScopeKeys(v.Owner, 0) }},
+			SandboxSet(func(v Variable) uint64 { return v.Owner }),
 			{"context_type", func(v Variable) [][]byte { return [][]byte{[]byte(v.Context)} }},
 		},
 		Text: func(v Variable) []string { return []string{v.Name} },
@@ -148,6 +149,14 @@ func NewVariables(store *Store) *variables {
 	}}
 }
 
+// ClearBusinessContext removes all values from the business context of an owner or a sandbox.
+func ClearBusinessContext(tx *Tx, owner uint64) error {
+	if !tx.Has(businessBucket, IDKey(owner)) {
+		return nil
+	}
+	return OwnedBucket(businessBucket).Put(tx, owner, []byte("{}"))
+}
+
 // VariableTables returns the table of definitions and the bucket of business contexts, for store
 // checks.
 func VariableTables() []Checked { return []Checked{&variableTable, OwnedBucket(businessBucket)} }
@@ -195,7 +204,7 @@ func saveVariable(tx *Tx, r *Request, old *Variable, b *Body) (Variable, error) 
 
 func showVariable(tx *Tx, v Variable) (any, error) {
 	shown := v.row()
-	shown["owner"], shown["created_at"] = OwnerName(tx, v.Owner), Seconds(v.CreatedAt)
+	shown["owner"], shown["sandbox"], shown["created_at"] = OwnerName(tx, v.Owner), IsSandbox(v.Owner), Seconds(v.CreatedAt)
 	v.ShowAuthors(shown)
 	return shown, nil
 }
@@ -655,7 +664,7 @@ func (a assignment) save(tx *Tx, owner uint64, now time.Time) error {
 	if err := tx.CheckSize("business context", businessBucket, IDKey(owner), stored); err != nil {
 		return err
 	}
-	tx.Touch("business context of owner "+strconv.FormatUint(owner, 10), "changed")
+	tx.Touch("business context of owner "+strconv.FormatUint(LiveOwner(owner), 10), "changed")
 	return OwnedBucket(businessBucket).Put(tx, owner, stored)
 }
 
@@ -706,19 +715,21 @@ func (c *contexts) changeBusiness(w http.ResponseWriter, r *Request) error {
 }
 
 func (c *contexts) business(w http.ResponseWriter, r *Request) error {
-	q, err := r.Query("owner")
-	if err != nil {
+	q, err := r.Query("owner", "sandbox")
+	_, bad := ReadSpace(q)
+	if err = errors.Join(err, bad); err != nil {
 		return err
 	}
 	name := cmp.Or(q.Get("owner"), DefaultOwner)
+	q.Set("owner", name)
 	var values Values
 	var authors Authors
 	err = c.store.View(func(tx *Tx) error {
-		o, err := OwnerNamed(tx, name)
+		id, err := SpaceNamed(tx, q)
 		if err != nil {
 			return err
 		}
-		values, authors, err = businessIn(tx, o.ID)
+		values, authors, err = businessIn(tx, id)
 		return err
 	})
 	if err != nil {

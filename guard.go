@@ -62,7 +62,7 @@ func (g *ProxyRoutes) Make(list []*proxyRoute, rights *Policy) (*routeSet, error
 	}
 	for _, one := range list {
 		s.rows[one] = &Route{
-			Method: one.MethodNames(), Path: one.Path, Permission: one.Permission, Limits: one.Limits, Cost: one.Cost,
+			Method: one.MethodNames(), Path: one.Path, Permission: one.Permission, LiveOnly: !one.Sandbox, Limits: one.Limits, Cost: one.Cost,
 			Handle: func(w http.ResponseWriter, r *Request) error { return g.forward(w, r, one) },
 		}
 	}
@@ -168,6 +168,7 @@ type RouteRow struct {
 	Timeout      time.Duration `toml:"timeout" default:"60s" min:"0s" max:"24h"`
 	MaxBodyBytes int           `toml:"max_body_bytes" default:"0" min:"0" max:"1099511627776"`
 	WebSocket    bool          `toml:"websocket" default:"true"`
+	Sandbox      bool          `toml:"sandbox" default:"false"` // whether sandbox keys are let in too
 	// CaseSensitive is true if the upstream treats paths that differ only by case as different paths.
 	CaseSensitive bool `toml:"case_sensitive" default:"false"`
 }
@@ -184,7 +185,7 @@ func ReadProxyRoutes(rows []RouteRow, r *Policy) (guards []*proxyRoute, problems
 		g := &proxyRoute{
 			Index: i + 1, Path: row.Path, Limits: row.Limits, Cost: row.Cost, Timeout: row.Timeout,
 			StripPrefix: row.StripPrefix, MaxBody: int64(row.MaxBodyBytes), Methods: row.Methods,
-			WebSocket: row.WebSocket, CaseSensitive: row.CaseSensitive,
+			WebSocket: row.WebSocket, Sandbox: row.Sandbox, CaseSensitive: row.CaseSensitive,
 		}
 		if len(row.Methods) == 0 || row.Methods[0] == "*" {
 			g.Methods = nil

@@ -3,6 +3,7 @@ package main
 import (
 	"net/http"
 	"net/netip"
+	"strconv"
 	"strings"
 )
 
@@ -50,7 +51,7 @@ var clientFields = []struct {
 		X-Client-DN X-Client-Verify X-MTLS-* X-SSL* X-TLS-* $WS*`},
 	{"The proxy that the upstream would use for its own requests (httpoxy)", fieldDropped, `Proxy`},
 	{"What Latchkey itself says", fieldDropped, `X-API-Key X-Auth-Body X-Auth-Environment X-Auth-Key-* X-Auth-Owner X-Auth-Permissions X-Auth-RateLimit*
-		X-Auth-Retry-After X-Auth-Status X-Auth-URI X-Request-ID`},
+		X-Auth-Retry-After X-Auth-Sandbox X-Auth-Status X-Auth-URI X-Request-ID`},
 }
 
 // fieldPattern is a name of clientFields with a * at one end. text is the rest in the form of
@@ -222,13 +223,13 @@ func identify(h http.Header, r *Request) {
 func identity(r *Request) [len(identityFields)]string {
 	k := r.Key
 	return [...]string{
-		k.ID, headerText(k.Name), headerText(k.OwnerName), strings.Join(k.PermissionNames(), ","), headerText(k.Environment), r.ID,
+		k.ID, headerText(k.Name), headerText(k.OwnerName), strings.Join(k.PermissionNames(), ","), headerText(k.Environment), strconv.FormatBool(k.Sandbox()), r.ID,
 	}
 }
 
 // identityFields are the header fields that identify the key to the upstream, and X-Request-Id for
 // the request id.
-var identityFields = [...]string{"X-Auth-Key-Id", "X-Auth-Key-Name", "X-Auth-Owner", "X-Auth-Permissions", "X-Auth-Environment", "X-Request-Id"}
+var identityFields = [...]string{"X-Auth-Key-Id", "X-Auth-Key-Name", "X-Auth-Owner", "X-Auth-Permissions", "X-Auth-Environment", "X-Auth-Sandbox", "X-Request-Id"}
 
 // headerText returns s in a form that is allowed in a header field. It percent-encodes (RFC 3986,
 // section 2.1) percent signs, spaces at either end and every byte that is not printable ASCII.

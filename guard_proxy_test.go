@@ -137,7 +137,7 @@ func TestProxy_Identity(t *testing.T) {
 	r := <-seen
 	keyID := r.Header.Get("X-Auth-Key-Id")
 	for name, want := range map[string][]string{
-		"X-Auth-Key-Id": {keyID}, "X-Auth-Key-Name": {"gr%C3%BCn %25"}, "X-Auth-Owner": {"admin"}, "X-Auth-Permissions": {"can_use"}, "X-Auth-Environment": {""},
+		"X-Auth-Key-Id": {keyID}, "X-Auth-Key-Name": {"gr%C3%BCn %25"}, "X-Auth-Owner": {"admin"}, "X-Auth-Permissions": {"can_use"}, "X-Auth-Environment": {""}, "X-Auth-Sandbox": {"false"},
 		"X-Forwarded-For": {"127.0.0.1"}, "X-Forwarded-Host": {"api.example"}, "X-Forwarded-Proto": {"http"}, "X-Kept": {"yes"}, "Cookie": {"a=b"},
 		"Authorization": nil, "X-Api-Key": nil, "X-Hop": nil, "Keep-Alive": nil, "Proxy-Authorization": nil, "Forwarded": nil, "X-Real-Ip": nil,
 		"X-Original-Url": nil, "X-Http-Method-Override": nil, "X-Forwarded-Prefix": nil,

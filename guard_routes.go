@@ -29,6 +29,7 @@ type proxyRoute struct {
 	Timeout     time.Duration // longest wait for the header of the upstream's answer; 0: no timeout
 	MaxBody     int64         // largest request body in bytes; 0: no limit
 	WebSocket   bool          // WebSocket handshakes are accepted
+	Sandbox     bool          // sandbox keys are accepted
 	// CaseSensitive is true if the upstream treats paths that differ only by upper and lower case
 	// as different paths.
 	CaseSensitive bool

@@ -387,7 +387,7 @@ func differ(a, b *proxyRoute) bool {
 		return false
 	case a.Permission != b.Permission, !slices.Equal(a.Limits, b.Limits), len(a.Limits) > 0 && a.Cost != b.Cost, !slices.Equal(a.Methods, b.Methods):
 		return true
-	case a.MaxBody != b.MaxBody, a.WebSocket != b.WebSocket, a.StripPrefix != b.StripPrefix, (a.Upstream == nil) != (b.Upstream == nil):
+	case a.MaxBody != b.MaxBody, a.WebSocket != b.WebSocket, a.Sandbox != b.Sandbox, a.StripPrefix != b.StripPrefix, (a.Upstream == nil) != (b.Upstream == nil):
 		return true
 	}
 	return a.Upstream != nil && a.Upstream.String() != b.Upstream.String()

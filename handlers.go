@@ -197,6 +197,8 @@ type Route struct {
 	// Object returns ErrNotFound if the object whose id is in the path does not exist for a key. It is for Explain, because
 	// the handler finds that out by itself. nil: the path has no id.
 	Object func(tx *Tx, key *Key, id string) error
+	// LiveOnly means that the endpoint refuses sandbox keys with ErrSandboxKey.
+	LiveOnly bool
 	// Heavy reports whether a request may read or write very many records, such as a search or an
 	// import. HeavyTurns bounds how many of those run at the same time. nil: no request is heavy.
 	Heavy func(*Request) bool

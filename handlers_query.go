@@ -59,6 +59,27 @@ func invalidQuery(err error) error {
 	return ErrValidation.With("%s", err.Error())
 }
 
+// WantsSandbox reports whether a list is to have the records in sandboxes instead of all others. Every list of records of
+// owners for the operator has the parameter sandbox, which is "true" or "false".
+func WantsSandbox(q url.Values) bool { return q.Get("sandbox") == "true" }
+
+// recordQuery returns the parameters of the query for a list of records and the space of the list. owned means that owners have the records.
+func (r *Request) recordQuery(filters []string, owned bool) (q url.Values, space Space, err error) {
+	names := append([]string{"page", "limit"}, filters...)
+	if owned {
+		names = append(names, "sandbox")
+	}
+	if q, err = r.Query(names...); err == nil && owned {
+		space, err = ReadSpace(q)
+	}
+	return q, space, err
+}
+
+// ReadSpace returns the space of a list from the parameter sandbox of its query. It returns ErrValidation if that is neither "true" nor "false".
+func ReadSpace(q url.Values) (Space, error) {
+	return SpaceWith(WantsSandbox(q)), CheckWord(q, "sandbox", "true", "false")
+}
+
 // CheckWord returns ErrValidation if the parameter name of a query is not one of words. A parameter
 // that is missing is valid.
 func CheckWord(q url.Values, name string, words ...string) error {

@@ -24,12 +24,12 @@ type AdminRecords[T any] struct {
 	// deleted.
 	Drop func(tx *Tx, v T) error
 	// Filters are the names of the query parameters of a list, besides page and limit. "search" looks
-	// for words in the text of the Table's Listing. Filter returns the filter of another parameter. It
+	// for words in the text of the Table's Listing. Filter returns the filter of another parameter of a query. It
 	// returns ErrNotFound if no record can pass it. If Filter is nil, each parameter has the name of
 	// its set and a value of it. Words has the values that a parameter accepts. A parameter that is
 	// not in Words accepts any value.
 	Filters []string
-	Filter  func(tx *Tx, name, value string) (Filter, error)
+	Filter  func(tx *Tx, q url.Values, name string) (Filter, error)
 	Words   map[string][]string
 	// AnyOf returns the filters of which a record must pass one if the list has the parameter name. It
 	// returns nil for parameters that Filter knows. It may be nil.
@@ -71,7 +71,7 @@ func (c *AdminRecords[T]) Routes() []Route {
 
 // list answers with one page of the records, newest first.
 func (c *AdminRecords[T]) list(w http.ResponseWriter, r *Request) error {
-	q, err := r.Query(append([]string{"page", "limit"}, c.Filters...)...)
+	q, space, err := r.recordQuery(c.Filters, c.Table.Owner != nil)
 	if err != nil {
 		return err
 	}
@@ -99,7 +99,7 @@ func (c *AdminRecords[T]) list(w http.ResponseWriter, r *Request) error {
 		if err != nil {
 			return err
 		}
-		query.Context, query.Words = r.Context(), words
+		query.Context, query.Words, query.Space = r.Context(), words, space
 		records, n, err := c.Table.Page(tx, query, page.Bounds)
 		if err != nil {
 			return err
@@ -137,7 +137,7 @@ func (c *AdminRecords[T]) query(tx *Tx, q url.Values) (query Query, err error) {
 		}
 		f := Filter{name, []byte(value)}
 		if c.Filter != nil {
-			if f, err = c.Filter(tx, name, value); err != nil {
+			if f, err = c.Filter(tx, q, name); err != nil {
 				return query, err
 			}
 		}

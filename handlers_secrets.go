@@ -152,13 +152,12 @@ func (s Secrets) plain(text string) bool {
 
 // hasSecret reports whether text contains a well-formed secret with this prefix.
 func hasSecret(text, prefix string) bool {
-	n := len(prefix) + keytext.SecretLength
 	for {
 		i := strings.Index(text, prefix)
-		if i < 0 || len(text)-i < n {
+		if i < 0 || len(text)-i < len(prefix)+keytext.SecretLength {
 			return false
 		}
-		if keytext.WellFormed(text[i:i+n], prefix) {
+		if keytext.Leading(text[i:], prefix) != "" {
 			return true
 		}
 		text = text[i+1:]
@@ -219,9 +218,10 @@ func (s Secrets) inName(name string) bool {
 }
 
 // inNameForm reports whether a name in lower case contains prefix, followed by as many letters and
-// digits as a secret has.
+// digits as a secret has, with or without keytext.SandboxMark.
 func inNameForm(name, prefix string) bool {
 	_, rest, found := strings.Cut(name, prefix)
+	rest = strings.TrimPrefix(rest, keytext.SandboxMark)
 	return found && len(rest)-len(strings.TrimLeft(rest, "abcdefghijklmnopqrstuvwxyz0123456789")) >= keytext.SecretLength
 }
 

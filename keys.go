@@ -93,6 +93,9 @@ func (k *StoredKey) mayLessThan(before *StoredKey) bool {
 		!k.hasSecret(before.Hash, before.ExpiresAt) || slices.ContainsFunc(before.Aliases, func(p PreviousSecret) bool { return !k.hasSecret(p.Hash, p.EndsAt) })
 }
 
+// Sandbox reports whether the key is a sandbox key. Its Owner is then the owner's sandbox, and its OwnerName the name of the owner.
+func (k *StoredKey) Sandbox() bool { return IsSandbox(k.Owner) }
+
 // hasSecret reports whether the key has the secret with this hash, at least until a time; zero: without an end.
 func (k *StoredKey) hasSecret(hash []byte, until time.Time) bool {
 	return bytes.Equal(k.Hash, hash) || slices.ContainsFunc(k.Aliases, func(p PreviousSecret) bool {
@@ -286,6 +289,9 @@ func (k *StoredKey) AllowsQuery() bool { return k.QueryAllowed == nil || *k.Quer
 
 // ErrQueryKey is the error for a key that was sent as ?api_key= although this is not allowed.
 var ErrQueryKey = ErrKey.With("This key may not be sent as ?api_key=. Send it as Authorization: Bearer KEY.")
+
+// ErrSandboxKey is the error for a sandbox key where only live keys may be used.
+var ErrSandboxKey = ErrPermission.With("This is a sandbox key, and sandbox keys are refused here. Use a live key, or ask the operator to set sandbox = true for this route.")
 
 // Rules returns the limits that apply to the key: its own limits and the limits that its owner's
 // keys share. The slice is shared; do not change it.

@@ -317,14 +317,14 @@ func (c *keyCache) Clear() {
 	}
 }
 
-// ChangeOwner replaces each key of an owner in memory with a copy to which it has applied change.
+// ChangeOwner replaces each key of an owner in memory, also a sandbox key, with a copy to which it has applied change.
 // Every request that starts later sees the copy.
 func (c *keyCache) ChangeOwner(owner uint64, change func(*Key)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.changes.Add(1)
 	for _, h := range c.byID {
-		for ; h != nil && h.Key().Owner == owner; h = h.next {
+		for ; h != nil && LiveOwner(h.Key().Owner) == owner; h = h.next {
 			now := h.Key().Clone()
 			change(now)
 			h.key.Store(now)

@@ -27,6 +27,7 @@ type KeyFilter struct {
 	Permission         Permission    // the key must have one of these
 	Unused             time.Duration // the key was neither used nor created within this time
 	NeverUsed          bool
+	Sandbox            *bool             // whether the key is a sandbox key
 	WithoutEnd         bool              // the key never expires
 	ExpiresBefore      time.Time         // the key expires before this time
 	Only               map[string]bool   // ids of the keys that pass; nil is no filter
@@ -89,6 +90,7 @@ func (s rowSpan) of(row []byte) []byte { return row[s.from:s.to] }
 const (
 	rowPaused = 1 << iota
 	rowRevoked
+	rowSandbox
 )
 
 const keyRowHead = 1 + 8 + 2*12
@@ -101,6 +103,9 @@ func keyRowOf(k *StoredKey) []byte {
 	}
 	if !k.RevokedAt.IsZero() {
 		flags |= rowRevoked
+	}
+	if k.Sandbox() {
+		flags |= rowSandbox
 	}
 	row := binary.BigEndian.AppendUint64([]byte{flags}, uint64(k.Permissions.Builtin())) // the bits of others depend on the configuration
 	for _, t := range []time.Time{k.ExpiresAt, k.CreatedAt} {
@@ -296,7 +301,7 @@ func (k *Keyring) SentInURL(tx *Tx) (ids map[string]bool, err error) {
 // Empty reports whether the filter selects all keys and sorts them newest first.
 func (f KeyFilter) Empty() bool {
 	return f.Status == "" && len(f.Words) == 0 && f.Environment == "" && f.Owner == "" && f.Permission == 0 && f.Unused == 0 && !f.NeverUsed &&
-		!f.WithoutEnd && f.ExpiresBefore.IsZero() && f.Only == nil && f.Sort == "" && !f.Ascending
+		!f.WithoutEnd && f.ExpiresBefore.IsZero() && f.Only == nil && f.Sandbox == nil && f.Sort == "" && !f.Ascending
 }
 
 // selectionBuffers keeps the memory of lists for the next list.
@@ -306,7 +311,7 @@ var selectionBuffers = sync.Pool{New: func() any { return new([]PlacedRow) }}
 // may have changed.
 func (f KeyFilter) selects(k *Key) bool {
 	return f.passes(k.Status(f.Now)) && (f.Environment == "" || k.Environment == f.Environment) && (f.Owner == "" || k.OwnerName == f.Owner) &&
-		(f.Permission == 0 || k.Has(f.Permission)) && fold.Match(f.Words, k.searchedFields()...)
+		(f.Permission == 0 || k.Has(f.Permission)) && (f.Sandbox == nil || k.Sandbox() == *f.Sandbox) && fold.Match(f.Words, k.searchedFields()...)
 }
 
 // passes reports whether a status passes the filter.
@@ -378,7 +383,7 @@ func (f KeyFilter) everyRow() bool {
 // selects reports whether a key passes all filters except Unused and NeverUsed.
 func (s *keySelection) selects(k *keyFacts, row []byte) bool {
 	f := &s.filter
-	if f.Status != "" && !f.passes(k.state(f.Now)) {
+	if f.Status != "" && !f.passes(k.state(f.Now)) || f.Sandbox != nil && *f.Sandbox != (k.flags&rowSandbox != 0) {
 		return false
 	}
 	if f.Environment != "" && string(k.environment.of(row)) != f.Environment || f.Owner != "" && string(k.owner.of(row)) != f.Owner {

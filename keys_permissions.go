@@ -403,10 +403,10 @@ var OwnerLimitTable = Table[ownerLimits]{
 }
 
 // LimitsOfOwner returns the values of an owner's limits that differ from the default, by limit
-// name. It returns nil if none was ever stored, and an error if the record is forged (see
+// name. Those of a sandbox are the owner's. It returns nil if none was ever stored, and an error if the record is forged (see
 // Authenticator): without it, an owner would get the default limits.
 func LimitsOfOwner(tx *Tx, owner uint64) (map[string]int, error) {
-	o, err := OwnerLimitTable.Get(tx, IDKey(owner))
+	o, err := OwnerLimitTable.Get(tx, IDKey(LiveOwner(owner)))
 	if errors.Is(err, ErrNotFound) && !IsForged(err) {
 		return nil, nil
 	}

@@ -127,7 +127,7 @@ func (k *Keyring) fetch(d keytext.Digest) (*Key, *CacheEntry, error) {
 func (k *Keyring) read(d keytext.Digest) (*Key, error) {
 	var key *Key
 	err := k.store.View(func(tx *Tx) error {
-		for _, hash := range k.peppers.Hashes(d) {
+		for _, hash := range k.hashes(d) {
 			id, err := tx.GetSigned("key_hashes", hash)
 			if err != nil {
 				return err
@@ -236,9 +236,34 @@ func (k *Keyring) ready(tx *Tx, key *Key) error {
 // Create stores a new key and returns its secret. Only a hash of the secret is
 // stored, so it cannot be read again.
 func (k *Keyring) Create(tx *Tx, key *Key) (secret string, err error) {
-	secret = keytext.NewSecret(k.prefix)
+	secret = k.newSecret(key)
 	key.Hint = keytext.Hint(secret, k.prefix)
 	return secret, k.add(tx, key, keytext.DigestOf(secret))
+}
+
+// newSecret returns a new secret for a key.
+func (k *Keyring) newSecret(key *Key) string {
+	if key.Sandbox() {
+		return keytext.NewSecret(k.prefix + keytext.SandboxMark)
+	}
+	return keytext.NewSecret(k.prefix)
+}
+
+// hashFor returns the hash under which the secret of a key is stored.
+func (k *Keyring) hashFor(key *Key, d keytext.Digest) []byte {
+	hash := k.peppers.Hash(d)
+	if key.Sandbox() {
+		return sandboxHash(hash)
+	}
+	return hash
+}
+
+// hashes returns the hashes under which a secret may be stored: of a sandbox key and of any other, under each pepper.
+func (k *Keyring) hashes(d keytext.Digest) (all [][]byte) {
+	for _, hash := range k.peppers.Hashes(d) {
+		all = append(all, hash, sandboxHash(hash))
+	}
+	return all
 }
 
 // Import stores a new key whose secret was made by another program. d is the SHA-256 of that
@@ -257,7 +282,7 @@ func (k *Keyring) Import(tx *Tx, key *Key, d keytext.Digest) error {
 // Holding returns the id of the key whose current secret or stored previous secret has this
 // digest. It returns "" if there is no such key.
 func (k *Keyring) Holding(tx *Tx, d keytext.Digest) (id string, err error) {
-	for _, hash := range k.peppers.Hashes(d) {
+	for _, hash := range k.hashes(d) {
 		id, err := tx.GetSigned("key_hashes", hash)
 		if err != nil || id != nil {
 			return string(id), err
@@ -294,7 +319,7 @@ func (k *Keyring) add(tx *Tx, key *Key, d keytext.Digest) error {
 	if !errors.Is(err, ErrNotFound) {
 		return err
 	}
-	key.Hash = k.peppers.Hash(d)
+	key.Hash = k.hashFor(key, d)
 	if err := tx.PutSigned("key_hashes", key.Hash, []byte(key.ID)); err != nil {
 		return err
 	}
@@ -445,8 +470,8 @@ func (k *Keyring) Rotate(tx *Tx, key *Key, now, ends time.Time) (secret string, 
 	if err != nil {
 		return "", err
 	}
-	secret = keytext.NewSecret(k.prefix)
-	key.Hash, key.Hint = k.peppers.Hash(keytext.DigestOf(secret)), keytext.Hint(secret, k.prefix)
+	secret = k.newSecret(key)
+	key.Hash, key.Hint = k.hashFor(key, keytext.DigestOf(secret)), keytext.Hint(secret, k.prefix)
 	key.Serial, key.RotatedAt = key.Serial+1, now
 	if err := tx.PutSigned("key_hashes", key.Hash, []byte(key.ID)); err != nil {
 		return "", err

@@ -29,6 +29,7 @@ var layers = [][]string{
 	{"server", "config", "webhooks"},
 	{"agents", "contacts"},
 	{"calls", "calendar"},
+	{"sandbox"},
 	{"admin"},
 	{"folder", "listen"},
 	{"app"},

@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/binary"
 	"errors"
+	"net/url"
 	"slices"
 )
 
@@ -98,22 +99,36 @@ func (s Scope) keys() [][]byte {
 	return keys
 }
 
-// OwnerFilter returns the filter of the records of the owner called name, for
-// tables with a set "scope" of ScopeKeys. It returns ErrNotFound if there is no
-// such owner.
-func OwnerFilter(tx *Tx, name string) (Filter, error) {
-	o, err := OwnerNamed(tx, name)
-	return Filter{"scope", scopeKey('o', o.ID)}, err
+// OwnerFilter returns the filter of the records of the owner that the parameter
+// "owner" of q names, or of the owner's sandbox if WantsSandbox, for tables with
+// a set "scope" of ScopeKeys. It returns ErrNotFound if there is no such owner.
+func OwnerFilter(tx *Tx, q url.Values) (Filter, error) {
+	id, err := SpaceNamed(tx, q)
+	return Filter{"scope", scopeKey('o', id)}, err
 }
 
-// ReadFilter returns the filter for a value of the query parameter with this
-// name. The value of "owner" is the name of an owner, see OwnerFilter. Other
-// parameters have the name of their set and a value of it.
-func ReadFilter(tx *Tx, name, value string) (Filter, error) {
-	if name == "owner" {
-		return OwnerFilter(tx, value)
+// OwnRecords returns the query of the records of an owner or a sandbox, for
+// tables with a set "scope" of ScopeKeys.
+func OwnRecords(owner uint64) Query { return Query{All: []Filter{{"scope", scopeKey('o', owner)}}} }
+
+// SpaceNamed returns the id of the owner that the parameter "owner" of q names,
+// or of the owner's sandbox if WantsSandbox.
+func SpaceNamed(tx *Tx, q url.Values) (uint64, error) {
+	o, err := OwnerNamed(tx, q.Get("owner"))
+	if WantsSandbox(q) {
+		return SandboxOf(o.ID), err
 	}
-	return Filter{name, []byte(value)}, nil
+	return o.ID, err
+}
+
+// ReadFilter returns the filter for the query parameter with this name. The value
+// of "owner" is the name of an owner, see OwnerFilter. Other parameters have the
+// name of their set and a value of it.
+func ReadFilter(tx *Tx, q url.Values, name string) (Filter, error) {
+	if name == "owner" {
+		return OwnerFilter(tx, q)
+	}
+	return Filter{name, []byte(q.Get(name))}, nil
 }
 
 // ScopeKeys returns the index entries of a record. There is one entry for the

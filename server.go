@@ -442,8 +442,13 @@ func (s *Server) pass(x *exchange, row Route, admit func(*exchange, Route) error
 		if err := admit(x, row); err != nil {
 			return err
 		}
-		x.open.permission, x.open.rights, x.open.key, x.open.changes = row.Permission, x.rights, x.Key, changes
+		x.open.permission, x.open.liveOnly, x.open.rights, x.open.key, x.open.changes = row.Permission, row.LiveOnly, x.rights, x.Key, changes
 		s.running.enter(x)
+		if x.rights == nil && x.Key.Sandbox() && s.o.Sandbox != nil {
+			if err := s.o.Sandbox(x.Key.Owner, x.Now); err != nil {
+				return err
+			}
+		}
 	}
 	return s.handle(x, row)
 }
@@ -719,15 +724,19 @@ func (s *Server) charge(x *exchange, row Route) error {
 	if err != nil {
 		return err
 	}
-	if err := permitted(x.Key, row.Permission); err != nil {
+	if err := permitted(x.Key, row.Permission, row.LiveOnly); err != nil {
 		x.step = StepPermission
 		return err
 	}
 	return nil
 }
 
-// permitted returns an error if a key has none of the permissions in need, unless need is 0.
-func permitted(key *Key, need Permission) error {
+// permitted returns an error if a key has none of the permissions in need, unless need is 0. It also does if the key is a
+// sandbox key and the route is for live keys only, see Route.LiveOnly.
+func permitted(key *Key, need Permission, liveOnly bool) error {
+	if liveOnly && key.Sandbox() {
+		return ErrSandboxKey
+	}
 	if need == 0 || key.Has(need) {
 		return nil
 	}
@@ -742,7 +751,7 @@ func permitted(key *Key, need Permission) error {
 // the status of these limits appended. It charges the limits in row.Limits only if the
 // key has the permission for the route.
 func (s *Server) spend(x *exchange, row Route) ([]LimitStatus, error) {
-	allowed := row.Permission == 0 || x.Key.Has(row.Permission)
+	allowed := (row.Permission == 0 || x.Key.Has(row.Permission)) && !(row.LiveOnly && x.Key.Sandbox())
 	short := x.Key.ShortLimits()
 	if short != nil && (len(row.Limits) == 0 || row.Cost == 0 || !allowed) {
 		return s.o.Limiter.SpendBy(CountedID{x.Key.ID, &x.holder.Meter}, short, x.Steady, x.Request.Limits)
@@ -902,6 +911,9 @@ type ServerOptions struct {
 
 	// Serving returns nil while this node of a cluster may answer requests, see cluster.Members. It may be nil.
 	Serving func() error
+
+	// Sandbox is called with the owner of a sandbox key for each of its requests to the endpoints of Latchkey. It may be nil.
+	Sandbox func(owner uint64, now time.Time) error
 
 	// Reached is called for each request that a limit of its key has refused. limits
 	// is the status of the limits that apply. now is the time of the wall clock, and moment

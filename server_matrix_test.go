@@ -543,10 +543,10 @@ type keyState struct {
 }
 
 // keyStates makes keys of an owner in every state that there is.
-func (a *testApp) keyStates(owner string) []keyState {
+func (a *testApp) keyStates(owner string, also ...string) []keyState {
 	const many = `"limits": {"requests_per_minute_limit": 1000000, "calls_per_day_limit": 100000, "calendar_events_per_day_limit": 100000}`
 	make := func(more ...string) (id, secret string) {
-		return a.key(everyPermission, append(more, many, fmt.Sprintf(`"owner": %q`, owner))...)
+		return a.key(everyPermission, slices.Concat(more, also, []string{many, fmt.Sprintf(`"owner": %q`, owner)})...)
 	}
 	_, active := make()
 	_, ending := make(`"expires_at": "` + *Seconds(epoch.Add(1000 * time.Hour)) + `"`)
@@ -578,15 +578,36 @@ func (a *testApp) keyStates(owner string) []keyState {
 // is not let in hears the same of all three, and one that is hears of another's
 // what it hears of none. Nothing of another's is ever changed, nor of one's own by
 // a key that is not let in.
+//
+// An owner and the owner's sandbox are two owners here.
 func TestServer_StatesAndOwners(t *testing.T) {
+	const live, sandbox = `"sandbox": false`, `"sandbox": true`
+	for _, tt := range []struct {
+		name string
+		pair spaces
+	}{
+		{"two owners", spaces{live, "bob", live}}, {"an owner and the owner's sandbox", spaces{live, "ann", sandbox}}, {"a sandbox and its owner", spaces{sandbox, "ann", live}},
+		{"two sandboxes", spaces{sandbox, "bob", sandbox}},
+	} {
+		t.Run(tt.name, tt.pair.test)
+	}
+}
+
+// spaces are those of ann and of another owner, or two of ann.
+type spaces struct{ mine, other, theirs string }
+
+func (s spaces) test(t *testing.T) {
 	a := newHookApp(t, inMemory(t))
 	for _, owner := range []string{"ann", "bob"} {
 		a.operate(201, "POST", "/admin/v1/agents", `{"name": "Front desk", "phone_number": "+4930555001", "owner": "`+owner+`"}`)
 	}
 	made := 0
-	ann := a.keyStates("ann")
-	_, bobs := a.key(everyPermission, `"owner": "bob"`, `"limits": {"requests_per_minute_limit": 1000000}`)
-	own, other := owned{a, ann[0].secret, 1, &made}, owned{a, bobs, 2, &made}
+	ann := a.keyStates("ann", s.mine)
+	_, bobs := a.key(everyPermission, s.theirs, fmt.Sprintf(`"owner": %q`, s.other), `"limits": {"requests_per_minute_limit": 1000000}`)
+	agent := func(key string) int {
+		return int(a.shownTo(key, "/api/v1/agents")["agents"].([]any)[0].(map[string]any)["id"].(float64))
+	}
+	own, other := owned{a, ann[0].secret, agent(ann[0].secret), &made}, owned{a, bobs, agent(bobs), &made}
 	for _, o := range []owned{own, other} {
 		w := o.ask("POST", "/api/v1/context-variables/create", o.key, `{"name": "plan", "display_name": "Plan", "variable_type": "text", "context_type": "contact"}`)
 		if w.Code != 201 {

@@ -31,6 +31,7 @@ type openShard struct {
 type openRequest struct {
 	routes     any        // the guarded routes under which the request is allowed; nil: no guarded route
 	permission Permission // a set, of which the key needs one; 0: no permission is needed
+	liveOnly   bool       // see Route.LiveOnly
 	rights     *Policy    // the policy of routes; nil: the current one
 	key        *Key       // the state of the key at the last check
 	changes    uint64     // Keyring.Changes before key was read
@@ -207,12 +208,12 @@ func (s *Server) recheck(x *exchange, now time.Time) error {
 			if row == nil {
 				return ErrRoute.With("The configuration no longer has a [[route]] for this request.")
 			}
-			o.routes, o.rights, o.permission = routes, routes.Rights, row.Permission
+			o.routes, o.rights, o.permission, o.liveOnly = routes, routes.Rights, row.Permission, row.LiveOnly
 		}
 	}
 	key = key.Fit(o.rights)
 	if _, err := s.usable(x, key, now); err != nil {
 		return err
 	}
-	return permitted(key, o.permission)
+	return permitted(key, o.permission, o.liveOnly)
 }

@@ -134,6 +134,7 @@ var endpointRules = map[string]endpointRule{
 	"GET /admin/v1/owners/:id/usage":        {RightRead, noProof},
 	"POST /admin/v1/owners":                 {RightKeys, noProof},
 	"PATCH /admin/v1/owners/:id":            {RightKeys, noProof},
+	"POST /admin/v1/sandbox/reset":          {RightWrite, noProof},
 	"POST /admin/v1/owners/import":          {RightKeys, noProof},
 
 	"GET /admin/v1/calls":                      {RightRead, noProof},

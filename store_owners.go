@@ -13,6 +13,55 @@ import (
 // record counts its key and its contents as they are stored. Index entries do not count, because
 // they belong to the form of the database and change with it.
 
+// sandboxBit is set in the id of a sandbox. The other bits are the id of the owner whose sandbox it is. Ids of owners
+// are counted from 1 and never get so large; a JSON number of this size is exact.
+const sandboxBit = 1 << 40
+
+// SandboxOf returns the id of the sandbox of an owner. A sandbox is an owner of its own wherever records and limits
+// belong to an owner, so all rules that keep owners apart keep it apart from the owner's live records.
+func SandboxOf(owner uint64) uint64 { return owner | sandboxBit }
+
+// IsSandbox reports whether an owner id is that of a sandbox.
+func IsSandbox(owner uint64) bool { return owner&sandboxBit != 0 }
+
+// LiveOwner returns the id of the owner whose sandbox this is. For the id of an owner it returns the same id.
+func LiveOwner(owner uint64) uint64 { return owner &^ sandboxBit }
+
+// SameSpace returns the id of an owner, or of that owner's sandbox if like is the id of a sandbox.
+func SameSpace(owner, like uint64) uint64 { return owner | like&sandboxBit }
+
+// Space selects the records in a list of the operator.
+type Space uint8
+
+// The spaces.
+const (
+	bothSpaces   Space = iota
+	LiveSpace          // the records that are in no sandbox
+	sandboxSpace       // those in sandboxes
+)
+
+// SpaceWith returns the space with sandboxes, or the live one.
+func SpaceWith(sandboxes bool) Space {
+	if sandboxes {
+		return sandboxSpace
+	}
+	return LiveSpace
+}
+
+// SandboxSet returns the set of a Listing that has the records in sandboxes, by which Query.Space selects.
+// owner returns the owner of a record.
+func SandboxSet[T any](owner func(T) uint64) Index[T] {
+	return Index[T]{"sandbox", func(v T) [][]byte {
+		if !IsSandbox(owner(v)) {
+			return nil
+		}
+		return [][]byte{sandboxed.Value}
+	}}
+}
+
+// sandboxed is the filter of the records in sandboxes, for tables with a SandboxSet.
+var sandboxed = Filter{"sandbox", []byte{1}}
+
 // ownerBytesBucket is the bucket with the bytes of each owner, by the owner's id.
 const ownerBytesBucket = "owner_bytes"
 
@@ -183,13 +232,14 @@ func OwnersStorage(tx *Tx) iter.Seq2[OwnerStorage, error] {
 // warnPercent is the used part of a limit from which on an owner's storage is reported.
 const warnPercent = 80
 
-// FullOwners returns the owners whose storage is at least 80 % full, by ascending id.
+// FullOwners returns the owners whose storage is at least 80 % full, by ascending id. It leaves out sandboxes, which anybody
+// concerned can empty.
 func FullOwners(tx *Tx) (list []OwnerStorage, err error) {
 	for s, err := range OwnersStorage(tx) {
 		if err != nil {
 			return nil, err
 		}
-		if s.Filling(warnPercent) {
+		if s.Filling(warnPercent) && !IsSandbox(s.Owner) {
 			list = append(list, s)
 		}
 	}

@@ -13,7 +13,7 @@ import (
 var uncounted = map[string]string{
 	"owners": "of the operator", "teams": "of the operator", "owner_limits": "of the operator", "owner_storage": "of the operator",
 	"do_not_call": "of the operator", "keys": "of the operator", "key_requests": "of the operator", "admin_tokens": "of the operator", "operators": "of the operator",
-	"sessions": "of the operator", "factors": "of the operator", "storage_warnings": "of the service", "limits_reached": "of the service", "audit": "bounded by audit.max_entries",
+	"sessions": "of the operator", "factors": "of the operator", "sandboxes": "of the service", "storage_warnings": "of the service", "limits_reached": "of the service", "audit": "bounded by audit.max_entries",
 	"webhook_backlogs": "one for each owner", "webhook_log": "bounded for each webhook", "webhook_queues": "one for each webhook",
 }
 

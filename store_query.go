@@ -25,6 +25,7 @@ type Query struct {
 	Ranges  []Range         // and be in each of these
 	Words   []string        // and its text must contain each of these, which are a result of fold.Words
 	ByID    bool            // the largest id comes first, whatever the Listing says
+	Space   Space           // and be live or in a sandbox
 	// Ascending reverses the list: the smallest order comes first, then the smallest id.
 	Ascending bool
 }
@@ -97,6 +98,28 @@ func idsOf(tx *Tx, t anyTable, q Query) ([]uint64, error) {
 	return ids, nil
 }
 
+// DeleteSome deletes up to most records that a query selects from each of those tables with lists that have records of owners. It
+// returns how many it has deleted.
+func DeleteSome(tx *Tx, tables []Checked, q Query, most int) (n int, err error) {
+	for _, one := range tables {
+		t, ok := one.(anyTable)
+		if !ok || !t.settings().owned || !t.settings().lists {
+			continue
+		}
+		s, err := selectRecords(tx, t, q)
+		if err != nil {
+			return n, err
+		}
+		for _, id := range s.newest(0, min(s.count, most)) {
+			if err := deleteRecord(tx, t, IDKey(id)); err != nil {
+				return n, err
+			}
+			n++
+		}
+	}
+	return n, nil
+}
+
 // SetValues iterates over the values in a set of the Listing. It leaves out values of 255 bytes or
 // more, which are stored as hashes.
 func (t *Table[T]) SetValues(tx *Tx, set string) iter.Seq2[[]byte, error] {
@@ -160,7 +183,7 @@ func (q Query) selects(t anyTable, record any) bool {
 		return n >= r.Low && n <= r.High
 	}
 	return (len(q.Any) == 0 || slices.ContainsFunc(q.Any, passes)) &&
-		!slices.ContainsFunc(q.All, func(f Filter) bool { return !passes(f) }) &&
+		!slices.ContainsFunc(q.All, func(f Filter) bool { return !passes(f) }) && (q.Space == bothSpaces || passes(sandboxed) == (q.Space == sandboxSpace)) &&
 		!slices.ContainsFunc(q.AnyOf, func(list []Filter) bool { return !slices.ContainsFunc(list, passes) }) &&
 		!slices.ContainsFunc(q.Ranges, func(r Range) bool { return !within(r) }) &&
 		(len(q.Words) == 0 || fold.Match(q.Words, t.texts(record)...))
@@ -214,7 +237,7 @@ func selectRecords(tx *Tx, t anyTable, q Query) (s selection, err error) {
 	if err := tx.flushChunks(); err != nil {
 		return s, err
 	}
-	var some, every []chunkReader
+	var some, every, none []chunkReader
 	for _, f := range q.Any {
 		some = append(some, readFilter(tx, t, f))
 	}
@@ -231,6 +254,12 @@ func selectRecords(tx *Tx, t anyTable, q Query) (s selection, err error) {
 		}
 		every = append(every, one)
 	}
+	switch q.Space {
+	case LiveSpace:
+		none = append(none, readFilter(tx, t, sandboxed))
+	case sandboxSpace:
+		every = append(every, readFilter(tx, t, sandboxed))
+	}
 	var ranges []*rangeReader
 	for _, r := range q.Ranges {
 		ranges = append(ranges, openRange(tx, table, r))
@@ -242,7 +271,7 @@ func selectRecords(tx *Tx, t anyTable, q Query) (s selection, err error) {
 			return s, q.Context.Err()
 		}
 		c := selectedChunk{number: number}
-		if err := c.fill(some, every); err != nil {
+		if err := errors.Join(c.fill(some, every), c.without(none)); err != nil {
 			return s, err
 		}
 		q.cut(&c)
@@ -345,6 +374,23 @@ func (c *selectedChunk) fill(some, every []chunkReader) error {
 		}
 		for i := range c.bits {
 			c.bits[i] &= set[i]
+		}
+	}
+	return nil
+}
+
+// without removes the ids of the chunk that are in one of none.
+func (c *selectedChunk) without(none []chunkReader) error {
+	for _, r := range none {
+		if n, ok := r.seek(c.number); !ok || n != c.number {
+			continue
+		}
+		var set setBits
+		if err := r.join(&set); err != nil {
+			return err
+		}
+		for i := range c.bits {
+			c.bits[i] &^= set[i]
 		}
 	}
 	return nil

@@ -14,6 +14,7 @@ import (
 	"reflect"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 
 	"go.etcd.io/bbolt"
@@ -527,7 +528,16 @@ func plainFields(record any, omitted []string) (map[string]any, error) {
 		return nil, fmt.Errorf("trace a change: %w", err)
 	}
 	deleteMembers(fields, omitted)
+	tellSandbox(fields)
 	return fields, nil
+}
+
+// tellSandbox replaces the owner of a record in a sandbox by the owner whose sandbox it is.
+func tellSandbox(fields map[string]any) {
+	id, _ := fields["owner"].(json.Number)
+	if owner, err := strconv.ParseUint(string(id), 10, 64); err == nil && IsSandbox(owner) {
+		fields["owner"], fields["sandbox"] = LiveOwner(owner), true
+	}
 }
 
 // deleteMembers deletes from an object, at any depth of nested objects, the members

@@ -407,7 +407,7 @@ func showWebhook(tx *Tx, r *Request, w webhook) (map[string]any, error) {
 	}
 	if r.Key == nil {
 		w.ShowAuthors(shown)
-		shown["owner"], shown["resources"] = nil, w.Resources
+		shown["owner"], shown["resources"], shown["sandbox"] = nil, w.Resources, IsSandbox(w.Owner)
 		if w.Owner != 0 {
 			shown["owner"] = OwnerName(tx, w.Owner)
 		}
@@ -464,8 +464,9 @@ func (h *WebhookAdmin) list(w http.ResponseWriter, r *Request) error {
 }
 
 func (h *WebhookAdmin) listAll(w http.ResponseWriter, r *Request) error {
-	q, err := r.Query("page", "limit", "failing")
-	if err = errors.Join(err, CheckWord(q, "failing", "true")); err != nil {
+	q, err := r.Query("page", "limit", "failing", "sandbox")
+	space, bad := ReadSpace(q)
+	if err = errors.Join(err, CheckWord(q, "failing", "true"), bad); err != nil {
 		return err
 	}
 	page, err := ReadPage(q, 25, 1000)
@@ -474,9 +475,9 @@ func (h *WebhookAdmin) listAll(w http.ResponseWriter, r *Request) error {
 	}
 	rows, count := []any{}, 0
 	err = r.View(h.store, func(tx *Tx) error {
-		hooks, n, err := webhookTable.Page(tx, Query{Context: r.Context()}, page.Bounds)
+		hooks, n, err := webhookTable.Page(tx, Query{Context: r.Context(), Space: space}, page.Bounds)
 		if q.Get("failing") != "" {
-			hooks, n, err = failingPage(tx, page)
+			hooks, n, err = failingPage(tx, page, WantsSandbox(q))
 		}
 		if err != nil {
 			return err
@@ -497,21 +498,24 @@ func (h *WebhookAdmin) listAll(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, page.Answer(count, "webhooks", rows))
 }
 
-// failingPage returns a page of the webhooks whose last attempt failed, and the number of all of them.
-func failingPage(tx *Tx, page Page) (hooks []webhook, count int, err error) {
+// failingPage returns a page of the webhooks whose last attempt failed, and the number of all of them. sandbox selects those of
+// sandboxes instead of all others.
+func failingPage(tx *Tx, page Page, sandbox bool) (hooks []webhook, count int, err error) {
 	ids, err := FailingWebhooks(tx)
 	if err != nil {
 		return nil, 0, err
 	}
-	from, to := page.Bounds(len(ids))
-	for _, id := range ids[from:to] {
+	for _, id := range ids {
 		hook, err := findWebhook(tx, id)
 		if err != nil {
 			return nil, 0, err
 		}
-		hooks = append(hooks, hook)
+		if IsSandbox(hook.Owner) == sandbox {
+			hooks = append(hooks, hook)
+		}
 	}
-	return hooks, len(ids), nil
+	from, to := page.Bounds(len(hooks))
+	return hooks[from:to], len(hooks), nil
 }
 
 // read returns the webhook with the id in the path, as find does. If then is not nil, read calls it

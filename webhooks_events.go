@@ -136,10 +136,13 @@ func newDeliveryID() string { return "whd_" + keytext.RandomHex(16) }
 
 // subscribers returns the ids of the active webhooks that receive e. They belong to the operator,
 // to the owner of the record, or to a member of the record's team, because these may see the
-// record.
+// record. Those that receive an event of a sandbox were made by its keys.
 func subscribers(tx *Tx, e WebhookEvent) ([]uint64, error) {
 	if e.Operator {
 		return subscriptions(tx, e.Type, 0)
+	}
+	if IsSandbox(e.Owner) {
+		return subscriptions(tx, e.Type, e.Owner)
 	}
 	owners := []uint64{0, e.Owner}
 	if e.Team != 0 {
@@ -171,7 +174,7 @@ func payload(e WebhookEvent) ([]byte, error) {
 // no secret, only fields that the list of keys shows as well.
 func KeyWebhookEvent(kind string, k *Key, now time.Time) WebhookEvent {
 	return WebhookEvent{Type: kind, Operator: true, At: now, Body: map[string]any{"key": map[string]any{
-		"id": k.ID, "name": k.Name, "hint": k.Hint, "owner": k.OwnerName, "environment": k.Environment, "permissions": k.PermissionNames(),
+		"id": k.ID, "name": k.Name, "hint": k.Hint, "owner": k.OwnerName, "sandbox": k.Sandbox(), "environment": k.Environment, "permissions": k.PermissionNames(),
 		"status": k.Status(now), "created_at": Seconds(k.CreatedAt), "expires_at": Seconds(k.ExpiresAt),
 	}}}
 }
@@ -266,7 +269,7 @@ var webhookTable = Table[webhook]{
 			return [][]byte{[]byte(w.CreatedBy)}
 		}},
 	},
-	List: &Listing[webhook]{},
+	List: &Listing[webhook]{Sets: []Index[webhook]{SandboxSet(func(w webhook) uint64 { return w.Owner })}},
 }
 
 // WebhookTables returns the table of webhooks, for checks of the store. OutboxTables returns the
@@ -309,6 +312,16 @@ func RemoveWebhook(tx *Tx, id uint64) error {
 		return err
 	}
 	return dropQueue(tx, id)
+}
+
+// ClearWebhooks deletes up to most webhooks of an owner or a sandbox, and returns how many.
+func ClearWebhooks(tx *Tx, owner uint64, most int) (int, error) {
+	list, err := WebhooksOfOwner(tx, owner)
+	list = list[:min(len(list), most)]
+	for _, w := range list {
+		err = errors.Join(err, RemoveWebhook(tx, w.ID))
+	}
+	return len(list), err
 }
 
 // WebhooksOfOwner returns the webhooks of an owner, oldest first. Owner 0 is the operator.

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -335,7 +336,7 @@ func (s *session) webhooksCommand() *cli.Command {
     --target https://hooks.example.net/keys
   latchkey webhooks create --name crm --event call.ended --owner ann \
     --target https://hooks.example.net/crm`}),
-		{Name: "list", Usage: "list webhooks, newest first", Action: s.listWebhooks, Flags: pages},
+		{Name: "list", Usage: "list webhooks, newest first", Action: s.listWebhooks, Flags: append(slices.Clip(pages), sandboxFlag())},
 		{Name: "test", Usage: "send a sample event and print the result", ArgsUsage: "ID", Action: s.testWebhook,
 			Flags: []cli.Flag{&cli.StringFlag{Name: "event", Usage: "type of event to send; default: the first to which the webhook subscribes"}}},
 		{Name: "logs", Usage: "list delivery attempts, newest first", ArgsUsage: "ID", Action: s.webhookLogs, Flags: pages},
@@ -391,9 +392,13 @@ func (s *session) listWebhooks(ctx context.Context, c *cli.Command) error {
 	return s.printList(c, list, "webhooks", []string{"id", "name", "url", "subscribed_events", "owner", "created_by", "is_active", "waiting", "failing_since"})
 }
 
-// pageQuery returns the URL query for --page and --limit.
+// pageQuery returns the URL query for --page, --limit and --sandbox.
 func pageQuery(c *cli.Command) string {
-	return url.Values{"page": {strconv.Itoa(c.Int("page"))}, "limit": {strconv.Itoa(c.Int("limit"))}}.Encode()
+	q := url.Values{"page": {strconv.Itoa(c.Int("page"))}, "limit": {strconv.Itoa(c.Int("limit"))}}
+	if c.Bool("sandbox") {
+		q.Set("sandbox", "true")
+	}
+	return q.Encode()
 }
 
 func (s *session) testWebhook(ctx context.Context, c *cli.Command) error {

@@ -69,7 +69,7 @@ func Tree(env Environment) *cli.Command {
 			&cli.BoolFlag{Name: "version", Usage: "print the version", Local: true},
 		},
 		Commands: slices.Concat([]*cli.Command{s.serveCommand(), s.keysCommand()}, s.fileCommands(), s.resourceCommands(), s.storeCommands(),
-			[]*cli.Command{s.clusterCommand(), s.webhooksCommand(), s.mailCommand(), s.adminCommand(), s.auditCommand(), s.usageCommand(), s.limitsCommand(), s.requestsCommand(), s.refusalsCommand(), s.configCommand(), s.reloadCommand(), s.statusCommand(), s.routesCommand(), s.versionCommand(), s.manCommand()}),
+			[]*cli.Command{s.clusterCommand(), s.sandboxCommand(), s.webhooksCommand(), s.mailCommand(), s.adminCommand(), s.auditCommand(), s.usageCommand(), s.limitsCommand(), s.requestsCommand(), s.refusalsCommand(), s.configCommand(), s.reloadCommand(), s.statusCommand(), s.routesCommand(), s.versionCommand(), s.manCommand()}),
 	}
 	s.addUsageErrors(root)
 	group := root.Action

@@ -153,13 +153,12 @@ func (s *session) removeNode(ctx context.Context, c *cli.Command) error {
 	if err != nil {
 		return err
 	}
-	if !c.Bool("yes") {
-		if in, ok := s.env.Stdin.(*os.File); !ok || !term.IsTerminal(int(in.Fd())) {
-			return misused(c, errors.New("standard input is no terminal on which to confirm; add --yes to remove the node without a question"))
-		}
-		if err := confirmRemoval(s.env.Stdin, s.env.Stderr, name); err != nil {
-			return err
-		}
+	ask := question{
+		text: "The node " + name + " ends, and no node can ever have its name again. The records stay. To go on, type the name of the node: ",
+		want: name, without: "remove the node", refused: "the name was not typed, so no node was removed",
+	}
+	if err := s.confirm(c, ask); err != nil {
+		return err
 	}
 	if err := service.ClusterRemove(ctx, name); err != nil {
 		return interrupted(ctx, err, "the node may be removed already; run the command again to be sure")
@@ -171,18 +170,36 @@ func (s *session) removeNode(ctx context.Context, c *cli.Command) error {
 	return err
 }
 
-// confirmRemoval asks on out whether a node should be removed. It returns nil if the user types its name again.
-func confirmRemoval(in io.Reader, out io.Writer, name string) error {
-	_, err := fmt.Fprintf(out, "The node %s ends, and no node can ever have its name again. The records stay. To go on, type the name of the node: ", name)
-	if err != nil {
+// question is what a command asks before it does something that cannot be undone.
+type question struct {
+	text    string // the question
+	want    string // what the user must type to go on
+	without string // what --yes does without the question
+	refused string // the error if the user types something else
+}
+
+// confirm asks the user on standard error, unless --yes is set. It returns nil if the command may go on.
+func (s *session) confirm(c *cli.Command, q question) error {
+	if c.Bool("yes") {
+		return nil
+	}
+	if in, ok := s.env.Stdin.(*os.File); !ok || !term.IsTerminal(int(in.Fd())) {
+		return misused(c, fmt.Errorf("standard input is no terminal on which to confirm; add --yes to %s without a question", q.without))
+	}
+	return q.ask(s.env.Stdin, s.env.Stderr)
+}
+
+// ask writes the question to out and reads the answer from in.
+func (q question) ask(in io.Reader, out io.Writer) error {
+	if _, err := io.WriteString(out, q.text); err != nil {
 		return err
 	}
 	line, err := bufio.NewReader(in).ReadString('\n')
 	if err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
-	if strings.TrimSpace(line) != name {
-		return errors.New("the name was not typed, so no node was removed")
+	if strings.TrimSpace(line) != q.want {
+		return errors.New(q.refused)
 	}
 	return nil
 }

@@ -6,11 +6,11 @@ import (
 	"testing"
 )
 
-func TestConfirmRemoval(t *testing.T) {
+func TestQuestion_Ask(t *testing.T) {
 	for typed, want := range map[string]bool{"b\n": true, " b \r\n": true, "b": true, "\n": false, "": false, "y\n": false, "bb\n": false} {
 		var out bytes.Buffer
-		err := confirmRemoval(strings.NewReader(typed), &out, "b")
-		if (err == nil) != want || !strings.Contains(out.String(), "no node can ever have its name again") {
+		err := question{text: "Type b: ", want: "b", refused: "not typed"}.ask(strings.NewReader(typed), &out)
+		if (err == nil) != want || out.String() != "Type b: " || err != nil && err.Error() != "not typed" {
 			t.Errorf("%q: got %v, %q", typed, err, out.String())
 		}
 	}

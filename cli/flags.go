@@ -68,7 +68,7 @@ func (p place) independent() string {
 // flagTable returns the flags of every command that does something, by its name without the name of
 // the program. Each flag is in a rule or independent.
 func flagTable() map[string]commandFlags {
-	pages := commandFlags{independent: "page limit"}
+	pages, spaces := commandFlags{independent: "page limit"}, commandFlags{independent: "page limit sandbox"}
 	file := commandFlags{rules: []flagRule{{flags: "charset", needs: "csv .csv"}}, independent: "csv dry-run"}
 	table := map[string]commandFlags{
 		"serve": {place: onFolder, noJSON: "serve prints a log, whose form is set by --log-format", rules: []flagRule{{flags: "data", excludes: "demo"}},
@@ -81,16 +81,16 @@ func flagTable() map[string]commandFlags {
 		"compact": {place: onFolder}, "healthcheck": {place: onHealth},
 		"config check": {place: onFolder}, "config print": {place: onFolder, noJSON: "the configuration is printed as text"},
 		"version": {place: inMemory}, "man": {place: inMemory, noJSON: "the manual page is text"},
-		"keys create":     {independent: "name ref permission limit owner environment allowed-ip resource expires metadata query-allowed secret-file"},
+		"keys create":     {independent: "name ref permission limit owner environment sandbox allowed-ip resource expires metadata query-allowed secret-file"},
 		"keys update":     {rules: []flagRule{{flags: "expires", excludes: "no-expiry"}}, independent: "name ref permission limit owner environment allowed-ip resource metadata query-allowed no-expiry"},
-		"keys list":       {independent: "status search environment owner sort page limit"},
+		"keys list":       {independent: "status search environment owner sandbox sort page limit"},
 		"keys revoke":     {independent: "end-webhooks"},
 		"keys activity":   {independent: "since kind page limit"},
 		"keys rotate":     {rules: []flagRule{{flags: "overlap secret-file", excludes: "finish"}, {flags: "if-unused", needs: "finish"}}, independent: "finish"},
 		"keys explain":    {independent: "method path ip carrier"},
 		"keys leaked":     {rules: []flagRule{{flags: "json revoke", excludes: "pattern"}, {flags: "pattern", excludes: "PATH"}}},
 		"keys import":     {rules: append([]flagRule{{flags: "csv charset", excludes: "from"}, {flags: "permission", needs: "from"}}, file.rules...), independent: "from dry-run"},
-		"webhooks create": {independent: "name target event owner secret-file"}, "webhooks list": pages, "webhooks logs": pages,
+		"webhooks create": {independent: "name target event owner secret-file"}, "webhooks list": spaces, "webhooks logs": pages,
 		"webhooks test": {independent: "event"}, "webhooks redeliver": {independent: "log"}, "webhooks retry-failed": {}, "webhooks release": {independent: "discard"}, "webhooks delete": {},
 		"admin create": {independent: "name role password-file"}, "admin passwd": {independent: "password-file"}, "admin setup-link": {place: onBoth},
 		"admin invite": {place: onBoth, independent: "name role"}, "admin list": {}, "admin set-role": {}, "admin disable": {}, "admin enable": {}, "admin remove": {},
@@ -101,7 +101,7 @@ func flagTable() map[string]commandFlags {
 		"mail test":      {},
 		"limits what-if": {rules: []flagRule{{flags: "owner", excludes: "key"}}, independent: "limit key since"},
 		"refusals":       {independent: "id key code page limit"}, "requests": {independent: "id key route method status code client page limit"}, "routes": {}, "reload": {}, "status": {},
-		"calls list": pages, "events list": pages, "events cancel": {independent: "reason"}, "owners update": {independent: "limit balance rate storage"}, "owners show": {},
+		"calls list": spaces, "events list": spaces, "sandbox reset": {independent: "owner yes"}, "events cancel": {independent: "reason"}, "owners update": {independent: "limit balance rate storage"}, "owners show": {},
 	}
 	for _, name := range []string{"show", "usage", "pause", "resume"} {
 		table["keys "+name] = commandFlags{}
@@ -115,6 +115,9 @@ func flagTable() map[string]commandFlags {
 		table[name+" create"] = commandFlags{independent: flags}
 		if name != "events" {
 			table[name+" list"], table[name+" import"] = pages, file
+		}
+		if slices.Contains(strings.Fields("agents contacts schedules variables"), name) {
+			table[name+" list"] = spaces
 		}
 		if name == "contacts" {
 			table[name+" import"] = commandFlags{rules: append([]flagRule{{flags: "skip-duplicates", excludes: "update-by"}}, file.rules...), independent: file.independent + " update-by"}

@@ -381,11 +381,9 @@ type spelling struct {
 // newSpelling returns the spelling of secrets that begin with prefix.
 func newSpelling(prefix string, width int) *spelling {
 	s := &spelling{width: width, length: (len(prefix)+keytext.SecretLength-1)*width + 1, line: 1}
+	s.prefix = make([]byte, (len(prefix)-1)*width+1)
 	for i := range len(prefix) {
-		s.prefix = append(s.prefix, prefix[i])
-		if i < len(prefix)-1 {
-			s.prefix = append(s.prefix, make([]byte, width-1)...)
-		}
+		s.prefix[i*width] = prefix[i]
 	}
 	return s
 }
@@ -433,7 +431,10 @@ func (s *spelling) read(raw []byte) (secret string, ok bool) {
 // their form and checksum. It calls report for each occurrence; line is the number of its line, from
 // 1. The contents of r may be binary, in UTF-16 or UTF-32, and of any size.
 func scanKeys(r io.Reader, prefix string, report func(secret string, line int)) error {
-	spellings := []*spelling{newSpelling(prefix, 1), newSpelling(prefix, 2), newSpelling(prefix, 4)}
+	spellings := make([]*spelling, 0, 6)
+	for _, width := range []int{1, 2, 4} {
+		spellings = append(spellings, newSpelling(prefix, width), newSpelling(prefix+keytext.SandboxMark, width))
+	}
 	buf := make([]byte, 0, leakChunk)
 	for {
 		n, err := io.ReadFull(r, buf[len(buf):cap(buf)])
@@ -614,7 +615,7 @@ func (s *session) leaked(ctx context.Context, c *cli.Command) error {
 	}
 	found.prefix, _ = answer["prefix"].(string)
 	if c.Bool("pattern") {
-		_, err := fmt.Fprintf(s.env.Stdout, "%s[0-9A-Za-z]{%d}\n", found.prefix, keytext.SecretLength)
+		_, err := fmt.Fprintf(s.env.Stdout, "%s(%s)?[0-9A-Za-z]{%d}\n", found.prefix, keytext.SandboxMark, keytext.SecretLength)
 		return err
 	}
 	if c.Args().Len() == 0 {

@@ -24,19 +24,22 @@ import (
 // keysCommand returns the commands for API keys.
 func (s *session) keysCommand() *cli.Command {
 	return &cli.Command{Name: "keys", Usage: "create, list, change and revoke API keys", Description: keyNames, Commands: []*cli.Command{
-		s.showsOnce(&cli.Command{Name: "create", Usage: "create a key and show it once", Flags: keyFlags(), Action: s.createKey, Description: `Examples:
+		s.showsOnce(&cli.Command{Name: "create", Usage: "create a key and show it once", Action: s.createKey,
+			Flags: append(keyFlags(), &cli.BoolFlag{Name: "sandbox", Usage: "create a sandbox key, which neither sees nor changes live records"}), Description: `Examples:
   latchkey keys create --name ci --permission can_read_calls
   latchkey keys create --name caller --limit calls_per_day_limit=20 \
     --permission can_read_agents,can_initiate_calls
   latchkey keys create --name door --permission all --json \
     --allowed-ip 192.0.2.0/24 --expires 90d
   latchkey keys create --name job --permission can_read_calls \
-    --secret-file job.key`}),
+    --secret-file job.key
+  latchkey keys create --name try --permission all --sandbox`}),
 		{Name: "list", Usage: "list keys, newest first unless --sort is set", Action: s.listKeys, Flags: []cli.Flag{
 			&cli.StringFlag{Name: "status", Usage: "active, paused, expired or revoked"},
 			&cli.StringFlag{Name: "search", Usage: "part of the id, name, hint, owner or environment"},
 			&cli.StringFlag{Name: "environment", Usage: "only keys of this environment"},
 			&cli.StringFlag{Name: "owner", Usage: "only keys of this owner"},
+			&cli.BoolFlag{Name: "sandbox", Usage: "only sandbox keys; --sandbox=false leaves them out"},
 			&cli.StringFlag{Name: "sort", Usage: "created, name, last_used, expires, requests or refused; the last two count 24 hours"},
 			&cli.IntFlag{Name: "page", Value: 1}, &cli.IntFlag{Name: "limit", Value: 25, Usage: "rows per page"},
 		}},
@@ -213,6 +216,9 @@ func (s *session) createKey(ctx context.Context, c *cli.Command) error {
 	if err != nil {
 		return err
 	}
+	if c.IsSet("sandbox") {
+		body["sandbox"] = c.Bool("sandbox")
+	}
 	made, err := s.call(ctx, c, Request{http.MethodPost, "/admin/v1/keys", body})
 	if err != nil {
 		return err
@@ -326,7 +332,7 @@ func (s *session) showKey(c *cli.Command, key map[string]any) error {
 		return s.printJSON(key)
 	}
 	var rows [][]string
-	for _, name := range []string{"id", "name", "ref", "hint", "status", "owner", "environment", "permissions", "dormant_permissions", "allowed_ips", "resources", "query_allowed", "created_at", "expires_at", "rotated_at", "revoked_at", "last_used_at", "last_used_ip", "last_used_by"} {
+	for _, name := range []string{"id", "name", "ref", "hint", "status", "owner", "sandbox", "environment", "permissions", "dormant_permissions", "allowed_ips", "resources", "query_allowed", "created_at", "expires_at", "rotated_at", "revoked_at", "last_used_at", "last_used_ip", "last_used_by"} {
 		rows = append(rows, []string{name, cell(key[name])})
 	}
 	if usage, ok := key["usage"].(map[string]any); ok {
@@ -572,11 +578,14 @@ func (s *session) listKeys(ctx context.Context, c *cli.Command) error {
 			q.Set(name, c.String(name))
 		}
 	}
+	if c.IsSet("sandbox") {
+		q.Set("sandbox", strconv.FormatBool(c.Bool("sandbox")))
+	}
 	list, err := s.call(ctx, c, Request{http.MethodGet, "/admin/v1/keys?" + q.Encode(), nil})
 	if err != nil {
 		return err
 	}
-	return s.printList(c, list, "keys", []string{"id", "name", "hint", "permissions", "owner", "status", "last_used_at"})
+	return s.printList(c, list, "keys", []string{"id", "name", "hint", "permissions", "owner", "sandbox", "status", "last_used_at"})
 }
 
 // readUpload reads the file that the argument of the command names. r has the path of the records

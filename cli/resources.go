@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"runtime"
+	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v3"
@@ -116,7 +117,7 @@ func (s *session) resourceCommands() []*cli.Command {
 		all = append(all, s.resource(r))
 	}
 	return append(all, s.events(), &cli.Command{Name: "calls", Usage: "list calls", Commands: []*cli.Command{
-		s.list(resource{name: "calls", path: "calls", rows: "calls", columns: []string{"id", "call_id", "status", "type", "phone_number", "started_at", "duration_seconds"}}),
+		s.listSpaces(resource{name: "calls", path: "calls", rows: "calls", columns: []string{"id", "call_id", "status", "type", "phone_number", "started_at", "duration_seconds"}}),
 	}})
 }
 
@@ -135,7 +136,7 @@ func (s *session) events() *cli.Command {
 		{"owner", "owner", "owner of the record", 's'},
 	}}
 	return &cli.Command{Name: "events", Usage: "create, list and cancel events of the calendar", Commands: []*cli.Command{
-		s.create(r), s.list(r),
+		s.create(r), s.listSpaces(r),
 		{Name: "cancel", Usage: "cancel an event", ArgsUsage: "ID", Flags: []cli.Flag{&cli.StringFlag{Name: "reason", Usage: "reason, which is added to the event's notes"}}, Action: func(ctx context.Context, c *cli.Command) error {
 			id, err := oneArgument(c)
 			if err != nil {
@@ -203,6 +204,9 @@ func (s *session) resource(r resource) *cli.Command {
 		},
 	}
 	all := []*cli.Command{s.create(r), s.list(r), load, remove}
+	if slices.ContainsFunc(r.fields, func(f field) bool { return f.flag == "owner" }) {
+		all[1] = s.listSpaces(r)
+	}
 	if r.name == "owners" { // owners cannot be deleted
 		all[3] = s.updateOwnerCommand()
 		all = append(all, s.showOwnerCommand())
@@ -222,13 +226,61 @@ func (s *session) list(r resource) *cli.Command {
 		Name: "list", Usage: "list records, newest first",
 		Flags: []cli.Flag{&cli.IntFlag{Name: "page", Value: 1}, &cli.IntFlag{Name: "limit", Value: 25, Usage: "rows per page"}},
 		Action: func(ctx context.Context, c *cli.Command) error {
-			list, err := s.call(ctx, c, Request{http.MethodGet, fmt.Sprintf("/admin/v1/%s?page=%d&limit=%d", r.path, c.Int("page"), c.Int("limit")), nil})
+			list, err := s.call(ctx, c, Request{http.MethodGet, "/admin/v1/" + r.path + "?" + pageQuery(c), nil})
 			if err != nil {
 				return err
 			}
 			return s.printList(c, list, r.rows, r.columns)
 		},
 	}
+}
+
+// listSpaces returns the command that lists the records of a kind that belong to owners.
+func (s *session) listSpaces(r resource) *cli.Command {
+	list := s.list(r)
+	list.Flags = append(list.Flags, sandboxFlag())
+	return list
+}
+
+// sandboxFlag returns the flag of the commands that list records of owners.
+func sandboxFlag() cli.Flag {
+	return &cli.BoolFlag{Name: "sandbox", Usage: "list what is in sandboxes, which the list leaves out otherwise"}
+}
+
+// sandboxCommand returns the command that empties a sandbox.
+func (s *session) sandboxCommand() *cli.Command {
+	return &cli.Command{Name: "sandbox", Usage: "empty the sandbox of an owner", Commands: []*cli.Command{{
+		Name: "reset", Usage: "delete everything in the sandbox of an owner; its keys stay valid",
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "owner", Usage: "owner whose sandbox is emptied"},
+			&cli.BoolFlag{Name: "yes", Usage: "do not ask for a confirmation"},
+		},
+		Description: `Examples:
+  latchkey sandbox reset --owner ann
+  latchkey sandbox reset --owner ann --yes`,
+		Action: func(ctx context.Context, c *cli.Command) error {
+			owner := c.String("owner")
+			if owner == "" {
+				return misused(c, errors.New("--owner is needed"))
+			}
+			ask := question{
+				text: "All records in the sandbox of " + owner + " are deleted. Live records stay. To go on, type the name of the owner: ",
+				want: owner, without: "empty the sandbox", refused: "the name was not typed, so nothing was deleted",
+			}
+			if err := s.confirm(c, ask); err != nil {
+				return err
+			}
+			answer, err := s.call(ctx, c, Request{http.MethodPost, "/admin/v1/sandbox/reset", map[string]any{"owner": owner}})
+			if err != nil {
+				return err
+			}
+			if c.Bool("json") {
+				return s.printJSON(answer)
+			}
+			_, err = fmt.Fprintf(s.env.Stdout, "Deleted %d records. %s\n", whole(answer["count"]), cell(answer["message"]))
+			return err
+		},
+	}}}
 }
 
 // flags returns the flags of the command create.

@@ -5,7 +5,7 @@
 //
 // Read dashboard.go first (the handler and the list of pages), then accounts.go
 // (login and sessions), factors.go, passkeys.go and oidc.go (other ways to log in), request.go and notes.go
-// (a request for a page), faults.go and static.go (what is no page), records.go, forms.go and columns.go (the pages that most kinds of records share).
+// (a request for a page), spaces.go (live records or sandboxes), faults.go and static.go (what is no page), records.go, forms.go and columns.go (the pages that most kinds of records share).
 // The other files hold the pages: overview.go, requests.go, keylist.go and keybulk.go (the list of keys),
 // keys.go with keyform.go, keypermissions.go, keysamples.go and charts.go (one key), calendar.go, contacts.go,
 // import.go, webhooks.go, tokens.go, operators.go, backups.go, system.go, cluster.go and pages.go.
@@ -127,6 +127,7 @@ func (d *Dashboard) pages() iter.Seq2[string, page] {
 		"POST /logout": {anyRole, d.logout}, "POST /logout-everywhere": {anyRole, d.logoutEverywhere}, "GET /account": {anyRole, d.showAccount},
 		"POST /account":                   {anyRole, d.changePassword},
 		"POST /account/preferences":       {anyRole, d.prefer},
+		"POST /space":                     {anyRole, d.chooseSpace},
 		"POST /account/sessions/{id}/end": {anyRole, d.endSession}, "POST /account/sessions/end": {anyRole, d.endOthers},
 		"POST /account/app":          {anyRole, d.addApp},
 		"POST /account/factors/{id}": {anyRole, d.renameFactor}, "POST /account/factors/{id}/remove": {anyRole, d.removeFactor},
@@ -228,6 +229,7 @@ type view struct {
 	Theme    string // one of Themes; "" for that of the browser
 	Nav      []navGroup
 	Demo     bool       // the data are samples
+	Sandbox  bool       // the page shows sandboxes and no live records
 	Fault    string     // sentence about an error; "" if there was none
 	Done     string     // sentence about a change that was made; "" if there was none
 	Help     *docLink   // the document that helps with the page; nil if there is none
@@ -243,6 +245,9 @@ type view struct {
 // May reports whether the operator may use an endpoint, such as "POST /admin/v1/keys". A page leaves
 // out what the operator may not use.
 func (v view) May(endpoint string) bool { return v.may != nil && v.may(endpoint) }
+
+// Section returns the path of the section of the navigation to which the page belongs.
+func (v view) Section() string { return sectionOf(v.Nav) }
 
 // Dates returns the name of the form of dates of the page; "" is ISO 8601.
 func (v view) Dates() string { return v.style.form.Name }
@@ -314,7 +319,7 @@ type navEntry struct {
 func (v *pageRequest) navigation() (groups []navGroup) {
 	path := v.R.URL.Path
 	for _, s := range v.dashboard.sections {
-		if !v.mayOpen(s.Path) {
+		if !v.mayOpen(s.Path) || s.Path == "/do-not-call" && v.inSandbox() { // that list is only for live calls
 			continue
 		}
 		i := slices.IndexFunc(groups, func(g navGroup) bool { return g.Name == s.Group })

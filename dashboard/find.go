@@ -251,9 +251,13 @@ func secretIn(text, prefix string) (secret string, certain bool) {
 	other := func(r rune) bool { return r > unicode.MaxASCII || !unicode.IsLetter(r) && !unicode.IsDigit(r) }
 	for at := strings.Index(text, prefix); prefix != "" && at >= 0; at = strings.Index(text, prefix) {
 		text = text[at+len(prefix):]
-		end := strings.IndexFunc(text+" ", other)
+		random, mark := strings.TrimPrefix(text, keytext.SandboxMark), ""
+		if len(random) < len(text) {
+			mark = keytext.SandboxMark
+		}
+		end := strings.IndexFunc(random+" ", other)
 		if end >= minSecret {
-			return prefix + text[:end], true
+			return prefix + mark + random[:end], true
 		}
 	}
 	const around = " \t\r\n\"'`"

@@ -25,7 +25,7 @@ func TestSecretIn(t *testing.T) {
 		certain    bool
 	}{
 		{secret, secret, true}, {"curl -H 'Authorization: Bearer " + secret + "'", secret, true}, {"klen_...x9Qa " + secret, secret, true},
-		{secret[:17], secret[:17], true}, {secret[:16], "", false}, {"klen_...x9Qa", "", false}, {"", "", false}, {"key_0123456789abcdef0123456789", "", false},
+		{"x klen_test_" + secret[5:] + ",", "klen_test_" + secret[5:], true}, {secret[:17], secret[:17], true}, {secret[:16], "", false}, {"klen_...x9Qa", "", false}, {"", "", false}, {"key_0123456789abcdef0123456789", "", false},
 		{`Bearer "sk_live_0123456789abcdef"`, "sk_live_0123456789abcdef", false}, {"a name of four words", "", false}, {"xklen_" + strings.Repeat("a", 12), "klen_" + strings.Repeat("a", 12), true},
 	} {
 		if got, certain := secretIn(tt.text, "klen_"); got != tt.want || certain != tt.certain {

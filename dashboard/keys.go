@@ -159,6 +159,9 @@ func (k *keyPages) copyOf(v *pageRequest, id string) (url.Values, *Fault) {
 		"name": {"Copy of " + textOf(key["name"])}, "note": {noteOf(key)}, "permission": texts(key["permissions"]), "owner": {textOf(key["owner"])},
 		"environment": {textOf(key["environment"])}, "ips": {strings.Join(texts(key["allowed_ips"]), ", ")}, "objects": {objectsOf(key)}, "expiry": {"90d"}, "query": {queryWord(key)},
 	}
+	if key["sandbox"] == true {
+		form.Set("sandbox", "yes")
+	}
 	for _, l := range limits {
 		form.Set("limit."+l.Name, l.Value)
 	}
@@ -169,7 +172,7 @@ func (k *keyPages) copyOf(v *pageRequest, id string) (url.Values, *Fault) {
 func optionsSet(form url.Values) bool {
 	for name, values := range form {
 		_, limit := strings.CutPrefix(name, "limit.")
-		option := limit || slices.Contains([]string{"note", "environment", "owner", "ips", "objects", "query", "expires"}, name)
+		option := limit || slices.Contains([]string{"note", "environment", "owner", "sandbox", "ips", "objects", "query", "expires"}, name)
 		if option && strings.Join(values, "") != "" || name == "expiry" && form.Get(name) != "90d" {
 			return true
 		}
@@ -187,6 +190,9 @@ func (k *keyPages) askKey(v *pageRequest, fault *Fault, form url.Values) {
 	}
 	if f.Nonce = form.Get("nonce"); f.Nonce == "" {
 		f.Nonce = keytext.RandomHex(16)
+		if v.inSandbox() {
+			form.Set("sandbox", "yes")
+		}
 	}
 	f.Own = v.Operator.Presets
 	page, status := view{Title: "Create New API Key", Form: form}, http.StatusOK
@@ -219,6 +225,9 @@ func (k *keyPages) createKey(v *pageRequest) {
 			if value := strings.TrimSpace(form.Get(name)); value != "" {
 				body[name] = value
 			}
+		}
+		if form.Get("sandbox") != "" {
+			body["sandbox"] = true
 		}
 		end, set, bad := v.keyExpiry(form)
 		if err = bad; set {

@@ -267,7 +267,7 @@ func (p *recordPages) showRecord(v *pageRequest, fault *Fault, form url.Values) 
 		v.showFault(e)
 		return
 	}
-	page := recordPage{recordPages: p, ID: v.R.PathValue("id"), Record: record, Called: p.called(record), FactCells: cellsOf(p.Facts, record, nil), Form: form}
+	page := recordPage{recordPages: p, ID: v.R.PathValue("id"), Record: record, Called: p.called(record), FactCells: cellsOf(factsOf(p.Facts, record), record, nil), Form: form}
 	in := fillBy(func(f formField) string {
 		if form == nil {
 			return f.of(record)

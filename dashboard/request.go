@@ -88,7 +88,7 @@ func (v *pageRequest) show(status int, name string, page view) {
 		page.Role = roleLabel(v.Operator.Role)
 	}
 	page.Theme, page.Zone, page.style = v.Operator.Theme, v.zone(), styleOf(v.Operator.Preferences)
-	page.Nav, page.Done = v.navigation(), cmp.Or(page.Done, v.note)
+	page.Nav, page.Done, page.Sandbox = v.navigation(), cmp.Or(page.Done, v.note), v.inSandbox()
 	if link, ok := helpFor(v.R.URL.Path); ok {
 		page.Help = &link
 	}
@@ -180,13 +180,16 @@ func (v *pageRequest) read(path string, into any) *Fault {
 }
 
 func (v *pageRequest) send(method, path string, header http.Header, data []byte) (answer map[string]any, e *Fault) {
+	if e := v.refuseInSandbox(method, path); e != nil {
+		return nil, e
+	}
 	e = v.decode(path, v.pass(method, path, header, data), &answer)
 	return answer, e
 }
 
 // pass sends a request to the admin endpoint and returns the answer.
 func (v *pageRequest) pass(method, path string, header http.Header, data []byte) *httptest.ResponseRecorder {
-	r := httptest.NewRequestWithContext(v.R.Context(), method, path, bytes.NewReader(data))
+	r := httptest.NewRequestWithContext(v.R.Context(), method, v.ofSpace(method, path), bytes.NewReader(data))
 	r.RemoteAddr, r.Header = v.R.RemoteAddr, header
 	w := httptest.NewRecorder()
 	v.dashboard.o.Admin.ServeHTTP(w, r)

@@ -247,7 +247,7 @@ func (f *fronted) check() {
 // checkPasses asks what may pass, and looks at what the upstream gets of it.
 func (f *fronted) checkPasses(id, good string) {
 	forged := []string{
-		"X-Auth-Key-Id: forged", "X-Auth-Key-Name: forged", "X-Auth-Owner: forged", "X-Auth-Permissions: forged", "X-Auth-Environment: forged", "X-Request-Id: forged",
+		"X-Auth-Key-Id: forged", "X-Auth-Key-Name: forged", "X-Auth-Owner: forged", "X-Auth-Permissions: forged", "X-Auth-Environment: forged", "X-Auth-Sandbox: forged", "X-Request-Id: forged",
 		"X_Auth_Key_Id: forged", "X.Auth.Owner: forged", "X-Auth-Uri: /free/forged", "X-Forwarded-For: 6.6.6.6",
 		"X-Real-IP: forged", "X-Original-URL: /forged", "X-Rewrite-URL: /forged", "X-HTTP-Method-Override: forged", "X-Forwarded-Host: forged", "X-Forwarded-Proto: forged", "X-Forwarded-Prefix: /forged",
 	}
@@ -280,7 +280,7 @@ func (f *fronted) checkPasses(id, good string) {
 			f.Fatal(err)
 		}
 		for name, want := range map[string]string{
-			"X-Auth-Key-Id": id, "X-Auth-Key-Name": "gr%C3%BCn", "X-Auth-Owner": "ann", "X-Auth-Permissions": "can_read_reports", "X-Auth-Environment": "", "X-Api-Key": "",
+			"X-Auth-Key-Id": id, "X-Auth-Key-Name": "gr%C3%BCn", "X-Auth-Owner": "ann", "X-Auth-Permissions": "can_read_reports", "X-Auth-Environment": "", "X-Auth-Sandbox": "false", "X-Api-Key": "",
 		} {
 			if got.Header.Get(name) != want {
 				f.Errorf("%s: the upstream got %s %q, want %q", tt.name, name, got.Header[name], want)
@@ -471,7 +471,7 @@ func caddyProgram(t *testing.T) string {
 }
 
 // identityFields are what the upstream is told of a key.
-var identityFields = []string{"X-Auth-Key-Id", "X-Auth-Key-Name", "X-Auth-Owner", "X-Auth-Permissions", "X-Auth-Environment", "X-Request-Id"}
+var identityFields = []string{"X-Auth-Key-Id", "X-Auth-Key-Name", "X-Auth-Owner", "X-Auth-Permissions", "X-Auth-Environment", "X-Auth-Sandbox", "X-Request-Id"}
 
 // TestProxies_Forms reads the recipes that are not run, and holds them against
 // what the endpoints need.

@@ -29,12 +29,32 @@ func NewSecret(prefix string) string {
 	return body + check(body)
 }
 
-// WellFormed reports whether secret has this prefix, the right length and a correct checksum. It
-// does not check whether a key with this secret exists.
+// SandboxMark follows the prefix in the secrets of sandbox keys.
+const SandboxMark = "test_"
+
+// WellFormed reports whether secret has this prefix, with or without SandboxMark, the right length and a correct
+// checksum. It does not check whether a key with this secret exists.
 func WellFormed(secret, prefix string) bool {
-	if len(secret) != len(prefix)+secretRandom+secretCheck || secret[:len(prefix)] != prefix {
-		return false
+	return secret != "" && len(Leading(secret, prefix)) == len(secret)
+}
+
+// Leading returns the well-formed secret with this prefix that text begins with, or "".
+func Leading(text, prefix string) string {
+	if len(text) < len(prefix) || text[:len(prefix)] != prefix {
+		return ""
 	}
+	n := len(prefix) + SecretLength
+	if strings.HasPrefix(text[len(prefix):], SandboxMark) {
+		n += len(SandboxMark)
+	}
+	if len(text) < n || !checked(text[:n]) {
+		return ""
+	}
+	return text[:n]
+}
+
+// checked reports whether a secret of the right length ends in its checksum.
+func checked(secret string) bool {
 	cut := len(secret) - secretCheck
 	var buf [64]byte
 	sum := crc32.ChecksumIEEE(append(buf[:0], secret[:cut]...))
@@ -99,11 +119,14 @@ func ParseDigest(s string) (d Digest, err error) {
 	return Digest(b), nil
 }
 
-// Hint returns a text that identifies a secret and may be shown: the prefix, dots and the last four
-// characters of the secret. It returns "imported" if the secret is too short or has another prefix.
+// Hint returns a text that identifies a secret and may be shown: the prefix, SandboxMark if the secret has it, dots and the
+// last four characters of the secret. It returns "imported" if the secret is too short or has another prefix.
 func Hint(secret, prefix string) string {
 	if !strings.HasPrefix(secret, prefix) || len(secret) < len(prefix)+secretRandom {
 		return "imported"
+	}
+	if marked := prefix + SandboxMark; strings.HasPrefix(secret, marked) && len(secret) >= len(marked)+secretRandom {
+		prefix = marked
 	}
 	return prefix + "..." + secret[len(secret)-4:]
 }

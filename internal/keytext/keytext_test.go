@@ -89,3 +89,19 @@ func TestRandomText_Distribution(t *testing.T) {
 		}
 	}
 }
+
+// TestLeading finds secrets with and without the mark of sandbox keys, and nothing else.
+func TestLeading(t *testing.T) {
+	live, sandbox := NewSecret("klen_"), NewSecret("klen_"+SandboxMark)
+	for text, want := range map[string]string{
+		live: live, sandbox: sandbox, live + "x": live, sandbox + ", and": sandbox, sandbox[:len(sandbox)-1]: "", "klen_" + SandboxMark: "", "": "", "x" + live: "",
+		strings.Replace(sandbox, SandboxMark, "", 1): "", strings.Replace(live, "klen_", "klen_"+SandboxMark, 1): "", // the checksum is of the whole
+	} {
+		if got := Leading(text, "klen_"); got != want || WellFormed(text, "klen_") != (got != "" && got == text) {
+			t.Errorf("%s: got %q, want %q", text, got, want)
+		}
+	}
+	if got := Hint(sandbox, "klen_"); got != "klen_test_..."+sandbox[len(sandbox)-4:] {
+		t.Errorf("got the hint %s", got)
+	}
+}
