@@ -41,6 +41,7 @@ var workers = map[string]worker{
 	"store events about reached limits":                         eachNode, // those that this node has refused
 	"find keys that expire soon":                                oneNode,
 	"find and pause unused keys":                                oneNode,
+	"send mails to the operators":                               oneNode,
 	"delete old webhook deliveries":                             oneNode,
 	"delete expired sessions":                                   oneNode,
 	"delete old usage history":                                  oneNode,

@@ -191,6 +191,19 @@ func brief(e event, message string) map[string]any {
 	}
 }
 
+// referEvent returns the error of checkLinks for a new event of a key, or ErrPermission if the key would not see the
+// event.
+func referEvent(tx *Tx, key *Key, e event) error {
+	scope, err := ScopeOfKey(tx, key)
+	if err == nil {
+		err = checkLinks(tx, scope, e)
+	}
+	if err == nil {
+		err = scope.CheckStored(e.place())
+	}
+	return err
+}
+
 // create stores an event and charges the limit EventsPerDay. Both happen in one
 // transaction, so a refused event uses no unit of the limit.
 func (c *calendar) create(w http.ResponseWriter, r *Request) error {
@@ -203,18 +216,12 @@ func (c *calendar) create(w http.ResponseWriter, r *Request) error {
 		return err
 	}
 	var standings []LimitStatus
-	refer := func(tx *Tx) error {
-		scope, err := ScopeOfKey(tx, r.Key)
-		if err == nil {
-			err = checkLinks(tx, scope, e)
-		}
-		if err == nil {
-			err = scope.CheckStored(e.place())
-		}
-		return err
+	var seen func(*Tx) error
+	if r.Key.Resources != nil { // otherwise it would be allocated for every request
+		seen = func(tx *Tx) error { return referEvent(tx, r.Key, e) }
 	}
-	return Once(w, r, Creation{c.store, "events", http.StatusCreated, body, refer}, func(tx *Tx) (any, error) {
-		if err := refer(tx); err != nil {
+	return Once(w, r, Creation{c.store, "events", http.StatusCreated, body, seen}, func(tx *Tx) (any, error) {
+		if err := referEvent(tx, r.Key, e); err != nil {
 			return nil, err
 		}
 		if standings, err = c.limiter.SpendIn(tx, r.Key.Charge(nil, EventsPerDay, 1), r.Steady); err != nil {

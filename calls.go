@@ -183,12 +183,15 @@ func (c *calls) start(w http.ResponseWriter, r *Request) error {
 		return err
 	}
 	var standings []LimitStatus
-	seen := func(tx *Tx) error {
-		scope, err := ScopeOfKey(tx, r.Key)
-		if err == nil {
-			_, err = o.refer(tx, scope)
+	var seen func(*Tx) error
+	if r.Key.Resources != nil { // otherwise it would be allocated for every request
+		seen = func(tx *Tx) error {
+			scope, err := ScopeOfKey(tx, r.Key)
+			if err == nil {
+				_, err = o.refer(tx, scope)
+			}
+			return err
 		}
-		return err
 	}
 	return Once(w, r, Creation{c.store, "calls", http.StatusCreated, body, seen}, func(tx *Tx) (any, error) {
 		if err := errors.Join(CheckValues(tx, "variables", nil, o.Variables), checkOutcome(r.Key.Owner, o.Variables)); err != nil {

@@ -54,7 +54,7 @@ type Creation struct {
 	Status  int    // status of the answer if create succeeds
 	Body    *Body  // body of the request; a repeated request must have an equal body
 	// Refer returns the error of a request that refers to objects which do not exist for the key. A key whose Resources
-	// have changed since the first request must not see its answer again.
+	// have changed since the first request must not see its answer again. It is needed only for a key with Resources.
 	Refer func(*Tx) error
 }
 

@@ -190,7 +190,7 @@ func TestMail_Failing(t *testing.T) {
 	if status["mail_backlog"] != 7.0 || status["mail_failing_since"] != *Seconds(began) || !strings.Contains(fmt.Sprint(status["mail_error"]), "not now") {
 		t.Errorf("got %v, %v, %v; want 7 events since %s", status["mail_backlog"], status["mail_failing_since"], status["mail_error"], *Seconds(began))
 	}
-	if _, text := a.scrape(""); !strings.Contains(text, "latchkey_mail_backlog 7\n") || strings.Contains(text, "latchkey_mail_failing_seconds 0\n") {
+	if _, text := a.scrape(a.token()); !strings.Contains(text, "latchkey_mail_backlog 7\n") || strings.Contains(text, "latchkey_mail_failing_seconds 0\n") {
 		t.Error("got metrics without the mails that wait")
 	}
 	if n := strings.Count(a.log.String(), "mails to the operators cannot be sent"); n != 1 {
@@ -261,7 +261,7 @@ func TestMail_Alone(t *testing.T) {
 	m := newMailbox(t)
 	a := mailApp(t, m, keyUnused, keyInURL, limitReached)
 	_, secret := a.key(everyPermission, `"limits": {"requests_per_minute_limit": 2}`)
-	a.use(secret, "192.0.2.1", CarrierQuery)
+	a.use(secret, "192.0.2.1", CarrierBearer)
 	a.use(secret, "192.0.2.1", CarrierQuery)
 	if got := a.use(secret, "192.0.2.1", CarrierQuery); got != 429 {
 		t.Fatalf("got %d, want 429", got)

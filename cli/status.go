@@ -18,10 +18,10 @@ func (s *session) statusCommand() *cli.Command {
 		Description: `Attention is needed if no server runs or it is not ready, if the
 configuration could not be reloaded or needs a restart, if a scheduled backup
 failed or is older than twice backup.every, if webhooks are held back or wait
-for more than an hour, if mails cannot be sent, if records have no valid MAC,
-if the disk has less room than twice the database or than keys need to store
-records, if the storage of an owner is nearly full, and if a certificate or an
-admin token ends within 14 days.
+for more than an hour, if mails cannot be sent, if records have no valid
+MAC, if the disk has less room than twice the database or than keys need to
+store records, if the storage of an owner is nearly full, and if a
+certificate or an admin token ends within 14 days.
 With --json the list is needs_attention.`,
 	}
 }
