@@ -421,7 +421,7 @@ func TestImports_Charset(t *testing.T) {
 	if got := fmt.Sprint(a.operate(200, "GET", "/admin/v1/contacts", ""), a.keyNames()); strings.Count(got, "Jürgen") < 2 || !strings.Contains(got, "Müller") {
 		t.Errorf("got %s", got)
 	}
-	for kind, want := range map[string]string{"text/csv; charset=ebcdic": "unknown", "text/csv; charset": "Content-Type cannot be read"} {
+	for kind, want := range map[string]string{"text/csv; charset=ebcdic": "not known", "text/csv; charset": "Content-Type cannot be read"} {
 		if w := askDoor(a.local, "POST", "/admin/v1/contacts/import", "first_name\nA\n", "Content-Type: "+kind); w.Code != 400 || !strings.Contains(w.Body.String(), want) {
 			t.Errorf("%s: got %d %s, want 400 %q", kind, w.Code, w.Body, want)
 		}

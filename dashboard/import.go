@@ -185,7 +185,7 @@ func showImport(v *pageRequest, page importPage, done string, fault *Fault) {
 	}, page.Sent.Twins)
 	page.Charsets = chosen(formField{Kind: fieldSelect, Needed: true}, []choice{
 		{Label: "UTF-8 or Unicode"}, {Value: "windows-1252", Label: "Western European (Windows-1252)"}, {Value: "windows-1250", Label: "Central European (Windows-1250)"},
-		{Value: "windows-1251", Label: "Cyrillic (Windows-1251)"}, {Value: "shift_jis", Label: "Japanese (Shift_JIS)"}, {Value: "gb18030", Label: "Chinese (GB 18030)"},
+		{Value: "windows-1251", Label: "Cyrillic (Windows-1251)"},
 	}, page.Sent.Charset)
 	shown, status := view{Title: "Import contacts", Done: done}, http.StatusOK
 	if fault != nil {
