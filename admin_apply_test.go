@@ -272,30 +272,32 @@ func TestApply_Fields(t *testing.T) {
 	}
 
 	full := fullEntries(a)
-	for member, entry := range full {
-		var fields map[string]any
-		if err := json.Unmarshal([]byte(entry), &fields); err != nil {
+	for member, text := range full {
+		var entries []map[string]any
+		if err := json.Unmarshal([]byte(text), &entries); err != nil {
 			t.Fatal(err)
 		}
 		for _, kind := range a.applier().kinds() {
 			for _, f := range kind.fields {
-				if kind.member == member && fields[f.name] == nil {
+				if kind.member == member && !slices.ContainsFunc(entries, func(fields map[string]any) bool { return fields[f.name] != nil }) {
 					t.Errorf("fullEntries has no %s of %s: add one that is not the default", f.name, member)
 				}
 			}
 		}
-		a.applied(fmt.Sprintf(`{%q: [%s]}`, member, entry))
+		a.applied(fmt.Sprintf(`{%q: %s}`, member, text))
 		var stored map[string][]map[string]any
 		if err := json.Unmarshal([]byte(a.exported()), &stored); err != nil {
 			t.Fatal(err)
 		}
-		if list := stored[member]; !slices.ContainsFunc(list, func(one map[string]any) bool { return reflect.DeepEqual(one, fields) }) {
-			t.Errorf("the export has %v, want the entry %v", list, fields)
+		for _, fields := range entries {
+			if list := stored[member]; !slices.ContainsFunc(list, func(one map[string]any) bool { return reflect.DeepEqual(one, fields) }) {
+				t.Errorf("the export has %v, want the entry %v", list, fields)
+			}
 		}
 	}
 }
 
-// fullEntries returns an entry of each kind that has every field, with another value than the default. It creates what they
+// fullEntries returns entries of each kind that together have every field, with another value than the default. It creates what they
 // refer to in each of the services.
 func fullEntries(services ...*testApp) map[string]string {
 	for _, a := range services {
@@ -303,11 +305,12 @@ func fullEntries(services ...*testApp) map[string]string {
 	}
 	end := *Seconds(epoch.AddDate(0, 1, 0))
 	return map[string]string{
-		"owners": `{"name": "full", "balance": 5, "rate": 0.25, "limits": {"owner_requests_per_minute_limit": 5}, "storage_bytes": 100000}`,
-		"keys": `{"ref": "full", "name": "full", "owner": "full", "sandbox": true, "permissions": ["can_read_agents", "can_read_calls"], "limits": {"requests_per_minute_limit": 5},
-			"environment": "live", "allowed_ips": ["192.0.2.0/24"], "resources": {"agents": [1]}, "query_allowed": false, "expires_at": "` + end + `", "paused": true, "metadata": {"note": "n"}}`,
-		"webhooks": `{"name": "full", "url": "https://hooks.example.net/full", "subscribed_events": ["call.ended", "call.started"], "owner": "full", "is_active": false}`,
-		"tokens":   `{"name": "full", "scope": "metrics", "allowed_ips": ["192.0.2.0/24"], "expires_at": "` + end + `"}`,
+		"owners": `[{"name": "full", "balance": 5, "rate": 0.25, "limits": {"owner_requests_per_minute_limit": 5}, "storage_bytes": 100000}]`,
+		"keys": `[{"ref": "full", "name": "full", "owner": "full", "permissions": ["can_read_agents", "can_read_calls"], "limits": {"requests_per_minute_limit": 5},
+			"environment": "live", "allowed_ips": ["192.0.2.0/24"], "resources": {"agents": [1]}, "query_allowed": false, "expires_at": "` + end + `", "paused": true, "metadata": {"note": "n"}},
+			{"ref": "try", "name": "try", "sandbox": true, "permissions": ["can_read_agents"]}]`,
+		"webhooks": `[{"name": "full", "url": "https://hooks.example.net/full", "subscribed_events": ["call.ended", "call.started"], "owner": "full", "is_active": false}]`,
+		"tokens":   `[{"name": "full", "scope": "metrics", "allowed_ips": ["192.0.2.0/24"], "expires_at": "` + end + `"}]`,
 	}
 }
 
@@ -328,7 +331,7 @@ func TestApply_RoundTrip(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			a, b := newTestApp(t, change), newTestApp(t, change)
 			for member, entry := range fullEntries(a, b) {
-				a.applied(fmt.Sprintf(`{%q: [%s]}`, member, entry))
+				a.applied(fmt.Sprintf(`{%q: %s}`, member, entry))
 			}
 			a.key(`["can_read_calls"]`)
 			a.key(`["can_read_calls"]`, `"owner": "bob"`, `"expires_at": null`, `"ref": "no-end"`)

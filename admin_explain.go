@@ -235,7 +235,7 @@ func (e *explainer) checks(key *Key, row foundRoute, q asked, r *Request) ([]ste
 	return slices.Concat(steps, minute, []step{verdict("permission", err, "The key has the required permission: "+needed+".")}, rest, object), nil
 }
 
-// object returns a step that says whether the object in the path exists for a key with Resources. Without these,
+// object returns a step that reports whether the object in the path exists for a key with Resources. Without these,
 // and for guarded routes, there is no such step.
 func (e *explainer) object(key *Key, row foundRoute, q asked) ([]step, error) {
 	if key.Resources == nil || !strings.HasPrefix(row.Path, "/api/") {

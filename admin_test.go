@@ -75,7 +75,7 @@ func TestAdmin_KeyObject(t *testing.T) {
 	want := `{"allowed_ips":["192.0.2.1/32","2001:db8::/32","192.0.2.0/24"],"carriers":{"bearer":0,"header":1,"query":0},"created_at":"2026-02-03T09:00:00Z","environment":"live","expires_at":"2027-01-01T00:00:00Z",` +
 		`"last_used_at":"2026-02-03T09:00:00Z","last_used_by":"header","last_used_ip":"192.0.2.9",` +
 		`"limits":{"calendar_events_per_day_limit":50,"calls_per_day_limit":7,"concurrent_requests":64,"concurrent_streams":1000,"requests_per_minute_limit":60},"metadata":{"where":"vm"},"name":"test","owner":"ann",` +
-		`"permissions":["can_read_calls","can_read_agents"],"query_allowed":null,"query_last_at":null,"query_last_ip":null,"resources":null,"revoked_at":null,"rotated_at":null,` +
+		`"permissions":["can_read_calls","can_read_agents"],"query_allowed":null,"query_last_at":null,"query_last_ip":null,"ref":null,"resources":null,"revoked_at":null,"rotated_at":null,"sandbox":false,` +
 		`"secrets":[{"ends_at":null,"hint":"HINT","last_used_at":"2026-02-03T09:00:00Z","last_used_by":"header","last_used_ip":"192.0.2.9","present":true}],"status":"active",` +
 		`"usage":{"calendar_events_per_day_limit":{"kind":"window","limit":50,"observe":false,"remaining":50,"resets_at":null,"scope":"key","used":0,"window_seconds":86400},` +
 		`"calls_per_day_limit":{"kind":"window","limit":7,"observe":false,"remaining":7,"resets_at":null,"scope":"key","used":0,"window_seconds":86400},` +

@@ -151,7 +151,7 @@ func textOf(member string, n, unique int) string {
 	switch member {
 	case "url":
 		head, fill = "https://hooks.example.net/"+head, "x"
-	case "status", "stage":
+	case "status", "stage", "ref":
 		fill = "a"
 	case "email":
 		fill, tail = "a", "@example.net"

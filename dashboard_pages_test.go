@@ -122,9 +122,9 @@ func TestKeyPages_CSV(t *testing.T) {
 	b := newDashboard(t)
 	b.key(`["can_read_agents"]`)
 	made := b.operate(201, "POST", "/admin/v1/keys", `{"name": "=1+1", "permissions": ["can_read_calls", "can_read_agents"], "environment": "live", "owner": "ann", "allowed_ips": ["192.0.2.0/24"], "metadata": {"note": "@home, \"quoted\""}}`)
-	b.tells("/keys?environment=live", `href="/admin/v1/keys?environment=live&amp;format=csv&amp;status=live" download`)
+	b.tells("/keys?environment=live", `href="/admin/v1/keys?sandbox=false&amp;environment=live&amp;format=csv&amp;status=live" download`)
 	w := b.get("/admin/v1/keys?environment=live&format=csv&status=live")
-	want := strings.Join(keyListColumns(), ",") + "\n" + fmt.Sprintf("%s,'=1+1,%s,active,ann,live,can_read_calls can_read_agents,192.0.2.0/24,2026-02-03T09:00:00Z,,,,,\"'@home, \"\"quoted\"\"\"\n", made["id"], made["hint"])
+	want := strings.Join(keyListColumns(), ",") + "\n" + fmt.Sprintf("%s,'=1+1,%s,active,ann,live,can_read_calls can_read_agents,192.0.2.0/24,2026-02-03T09:00:00Z,,,,,\"'@home, \"\"quoted\"\"\",false\n", made["id"], made["hint"])
 	if w.Code != 200 || w.Body.String() != want || w.Header().Get("Content-Disposition") != `attachment; filename="keys.csv"` {
 		t.Errorf("got %d %v\n%s, want\n%s", w.Code, w.Header(), w.Body, want)
 	}

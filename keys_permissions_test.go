@@ -92,9 +92,9 @@ func TestRights_Limits(t *testing.T) {
 	a := newDashboard(t, withReports, func(c *Config) { c.Observed = []string{CallsPerDay} })
 	list := fmt.Sprint(a.operate(200, "GET", "/admin/v1/limits", "")["limits"])
 	for _, want := range []string{
-		"map[default:100 kind:window name:calls_per_day_limit observe:true own:false scope:key window_seconds:86400 would_refuse:0]",
-		"map[default:0 kind:window name:owner_calls_per_day_limit observe:false own:false scope:owner window_seconds:86400 would_refuse:0]",
-		"map[default:2 kind:window name:reports_per_second observe:false own:true scope:owner window_seconds:1 would_refuse:0]",
+		"map[default:100 kind:window name:calls_per_day_limit observe:true own:false recorded:true scope:key window_seconds:86400 would_refuse:0]",
+		"map[default:0 kind:window name:owner_calls_per_day_limit observe:false own:false recorded:true scope:owner window_seconds:86400 would_refuse:0]",
+		"map[default:2 kind:window name:reports_per_second observe:false own:true recorded:false scope:owner window_seconds:1 would_refuse:0]",
 	} {
 		if !strings.Contains(list, want) {
 			t.Errorf("got %s, want %s in it", list, want)

@@ -281,6 +281,7 @@ func (w *commandWalk) args() map[string]func() []string {
 			w.operate(200, "POST", "/admin/v1/keys/"+id+"/pause", "")
 			return []string{id}
 		},
+		"sandbox reset": given("--owner", DefaultOwner, "--yes"), "mail test": given(), "limits what-if": given("--limit", RequestsPerMinute+"=30"),
 		"keys activity":   func() []string { return []string{w.newKey(), "--since", "24h"} },
 		"keys explain":    func() []string { return []string{w.newKey(), "--path", "/api/v1/calls"} },
 		"keys leaked":     func() []string { return []string{w.file(".txt", "nothing")} },
@@ -422,7 +423,11 @@ var oneTime = regexp.MustCompile(`klen_[0-9A-Za-z]{20,}|` + TokenPrefix + `[0-9A
 // nothing. A command that is added needs a line in commandWalk.args, and no more:
 // what it loses is noticed where all of them end.
 func TestOutput_EveryCommand(t *testing.T) {
-	w := &commandWalk{testApp: newTestApp(t, func(c *Config) { c.Webhooks.AllowPrivateTargets = true }), dir: t.TempDir()}
+	post := newMailbox(t)
+	w := &commandWalk{testApp: newTestApp(t, func(c *Config) {
+		c.Webhooks.AllowPrivateTargets = true
+		c.Mail = MailConfig{Server: post.address, TLS: "auto", From: "latchkey@example.com", To: []string{"ops@example.com"}, Events: []string{KeyRotated}}
+	}), dir: t.TempDir()}
 	w.Reloader.From(func() (Config, error) { return w.config, nil }, new(slog.LevelVar))
 	w.status.ListensAt(map[string]string{"api": "127.0.0.1:1"}, func() time.Time { return time.Time{} })
 	args, secrets := w.args(), []string{}

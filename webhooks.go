@@ -364,7 +364,7 @@ func WebhooksOf(tx *Tx, keyID string) ([]map[string]any, error) {
 	return rows, err
 }
 
-// LimitWebhooksOf gives the webhooks that a key created the resources of the key.
+// LimitWebhooksOf limits the webhooks that a key created to the resources of the key.
 func LimitWebhooksOf(tx *Tx, keyID string, resources *Resources) error {
 	list, err := foundWebhooks(tx, "created_by", []byte(keyID))
 	for _, w := range list {
