@@ -116,7 +116,7 @@ func (a *applier) apply(w http.ResponseWriter, r *Request) error {
 	dry, prune, fingerprint := false, false, ""
 	body.Bool("dry_run", &dry)
 	body.Bool("prune", &prune)
-	body.String("fingerprint", WordLength, &fingerprint)
+	body.String("fingerprint", AnyLength, &fingerprint)
 	entries := map[string][]*Body{}
 	for _, kind := range a.kinds() {
 		if body.Given(kind.member) {

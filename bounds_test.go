@@ -61,7 +61,11 @@ type textLeaf struct {
 
 // name returns the name of the member that messages begin with.
 func (l textLeaf) name() string {
-	return slices.DeleteFunc(slices.Clone(l.path), func(p string) bool { return p == "[]" || p == "*" })[0]
+	path := l.path
+	if len(path) > 2 && slices.Contains([]string{"keys", "owners", "webhooks", "tokens"}, path[0]) {
+		path = path[2:] // messages begin with the entry, such as key 1, and then the member
+	}
+	return slices.DeleteFunc(slices.Clone(path), func(p string) bool { return p == "[]" || p == "*" })[0]
 }
 
 // textLeaves returns the texts of a schema that have a maxLength.
@@ -119,6 +123,8 @@ func lengthCases(hook, variable float64) []lengthCase {
 	const appointment = `{"title": "T", "start_time": "2026-02-09T10:00:00Z", "end_time": "2026-02-09T11:00:00Z"}`
 	const variables = `{"name": "vUNIQUE", "display_name": "V", "variable_type": "select", "context_type": "contact", "select_options": ["a"]}`
 	const webhook = `{"name": "W", "url": "https://hooks.example.net/x", "subscribed_events": ["call.ended"]}`
+	const file = `{"keys": [{"ref": "rUNIQUE", "name": "K", "permissions": ["can_read_calls"]}], "owners": [{"name": "oUNIQUE"}], "tokens": [{"name": "tUNIQUE"}],
+		"webhooks": [{"name": "W", "url": "https://hooks.example.net/x", "subscribed_events": ["call.ended"]}]}`
 	const agent = `{"name": "A", "phone_number": "+4930555001"}`
 	hooks, defined := fmt.Sprintf("/api/webhooks/%v/update", hook), fmt.Sprintf("/api/v1/context-variables/%v/update", variable)
 	return []lengthCase{
@@ -139,7 +145,7 @@ func lengthCases(hook, variable float64) []lengthCase {
 		{"POST", "/admin/v1/keys", `{"name": "K", "permissions": ["can_read_calls"]}`, "", ""}, {"PATCH", "/admin/v1/keys/KEY", "{}", "KeyForm", ""},
 		{"PATCH", "/admin/v1/business-context", `{"variables": {}}`, "", ""}, {"POST", "/admin/v1/calls/claim", "{}", "", ""},
 		{"POST", "/admin/v1/calls", `{"owner": "ann", "phone_number": "+4930555010", "agent_id": 1}`, "", ""},
-		{"POST", "/admin/v1/tokens", `{"name": "T"}`, "", ""},
+		{"POST", "/admin/v1/tokens", `{"name": "T"}`, "", ""}, {"POST", "/admin/v1/apply", file, "", ""},
 		{"POST", "/admin/v1/operators", `{"name": "op UNIQUE", "password": "` + operatorPassword + `"}`, "", ""}, {"POST", "/admin/v1/operators/1/password", "{}", "", ""},
 		{"POST", "/admin/v1/operators/invite", `{"name": "in UNIQUE", "role": "viewer"}`, "", ""}, {"PATCH", "/admin/v1/operators/1", `{"role": "admin"}`, "", ""},
 	}
