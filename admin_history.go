@@ -97,7 +97,7 @@ func NewHistory(store *Store) *History {
 // CountedRequest is an answered request.
 type CountedRequest struct {
 	Key    string // id of the key; "": the request had no known key
-	Route  string // pattern of the route
+	Route  string // pattern of the route; "": the request counts for its key alone
 	Code   string // error code; "": the request was not refused
 	Status int
 	At     time.Time
@@ -128,12 +128,14 @@ func (h *History) NoteBy(memo *atomic.Value, r CountedRequest, asked Asked) {
 			s.limited[key] = r.At
 		}
 	}
-	if s.last == nil || s.lastRoute != r.Route {
-		s.last, s.lastRoute = find(s.routes, r.Route), r.Route
-	}
-	s.last.add(hour, outcome)
-	if r.Code != "" {
-		find(s.codes, r.Code).add(hour, outcome)
+	if r.Route != "" {
+		if s.last == nil || s.lastRoute != r.Route {
+			s.last, s.lastRoute = find(s.routes, r.Route), r.Route
+		}
+		s.last.add(hour, outcome)
+		if r.Code != "" {
+			find(s.codes, r.Code).add(hour, outcome)
+		}
 	}
 	s.mu.Unlock()
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 )
@@ -110,6 +111,7 @@ func (v *overview) figures(r *Request, name string) (map[string]any, error) {
 	if err != nil {
 		return nil, err
 	}
+	keys = slices.DeleteFunc(keys, func(row any) bool { return row.(map[string]any)["sandbox"] == true })
 	answer["keys"], answer["keys_used"] = keys, used
 	answer["routes"], answer["errors"] = routes[:min(len(routes), overviewTop)], codes[:min(len(codes), overviewTop)]
 	const recent = 5 * time.Minute

@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"errors"
 	"iter"
 	"net/http"
 	"net/netip"
@@ -87,6 +88,9 @@ func (q *Requests) Note(o *Outcome) {
 		slot.recentRequest = a
 	}
 	slot.mu.Unlock()
+	if a.sandbox { // the figures of the service are of live requests
+		return
+	}
 	q.minutes[number%uint64(len(q.minutes))].add(o.Began.Unix()/60, classOf(o.Status))
 }
 
@@ -139,12 +143,14 @@ func (q *Requests) Minutes(now time.Time, last int) (list []bucket) {
 type requestFilter struct {
 	id, key, route, method, code string
 	client                       netip.Addr
-	status                       int // the status, or its first digit
+	status                       int  // the status, or its first digit
+	spaced, sandbox              bool // spaced: only those with sandbox keys, or only all others
 }
 
 func (f requestFilter) selects(a *recentRequest) bool {
 	return (f.id == "" || a.requestID() == f.id) && (f.key == "" || a.key == f.key) && (f.route == "" || a.route == f.route) && (f.method == "" || a.method == f.method) &&
-		(f.code == "" || a.code == f.code) && (!f.client.IsValid() || a.client == f.client) && (f.status == 0 || a.status == f.status || a.status/100 == f.status)
+		(f.code == "" || a.code == f.code) && (!f.client.IsValid() || a.client == f.client) && (f.status == 0 || a.status == f.status || a.status/100 == f.status) &&
+		(!f.spaced || a.sandbox == f.sandbox)
 }
 
 func (a *recentRequest) requestID() string {
@@ -223,15 +229,15 @@ func (q *Requests) AdminRoutes() []Route {
 
 // show answers with a page of the list, newest first.
 func (q *Requests) show(w http.ResponseWriter, r *Request) error {
-	query, err := r.Query("page", "limit", "id", "key", "route", "method", "status", "code", "client")
-	if err != nil {
+	query, err := r.Query("page", "limit", "id", "key", "route", "method", "status", "code", "client", "sandbox")
+	if err = errors.Join(err, CheckWord(query, "sandbox", "true", "false")); err != nil {
 		return err
 	}
 	page, err := ReadPage(query, 50, 1000)
 	if err != nil {
 		return err
 	}
-	f := requestFilter{id: query.Get("id"), key: query.Get("key"), route: query.Get("route"), method: query.Get("method"), code: query.Get("code")}
+	f := requestFilter{id: query.Get("id"), key: query.Get("key"), route: query.Get("route"), method: query.Get("method"), code: query.Get("code"), spaced: query.Get("sandbox") != "", sandbox: WantsSandbox(query)}
 	if f.code != "" && !KnownCode(f.code) {
 		return ErrValidation.With("code must be one of the error codes that the page /errors lists; got %q.", f.code)
 	}

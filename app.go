@@ -345,14 +345,17 @@ func (a *App) note(o *Outcome) {
 	if strings.HasPrefix(o.Route, "/admin/") {
 		return
 	}
-	key := ""
+	key, route := "", o.Route
 	if o.Found != nil {
 		key = o.Found.ID
+		if o.Found.Sandbox() {
+			route = "" // the figures of the service are of live requests
+		}
 	}
 	if refusal, refused := RefusalOf(o); refused {
 		a.Keyring.Refused(o.Holder, refusal)
 	}
-	a.history.NoteBy(o.Tally, CountedRequest{Key: key, Route: o.Route, Code: o.Code, Status: o.Status, At: o.Began}, o.Asked)
+	a.history.NoteBy(o.Tally, CountedRequest{Key: key, Route: route, Code: o.Code, Status: o.Status, At: o.Began}, o.Asked)
 	a.requests.Note(o)
 }
 

@@ -438,7 +438,8 @@ func TestDashboard_Spaces(t *testing.T) {
 	b := newDashboard(t)
 	b.operate(201, "POST", "/admin/v1/agents", `{"name": "Alive", "phone_number": "+4930555001"}`)
 	b.operate(201, "POST", "/admin/v1/contacts", `{"first_name": "Alive"}`)
-	b.key(everyPermission, `"metadata": {"note": "Alive"}`)
+	_, live := b.key(everyPermission, `"metadata": {"note": "Alive"}`)
+	b.shownTo(live, "/api/v1/agents")
 	key := b.sandboxKey(`"metadata": {"note": "Trial"}`)
 	b.shownTo(key, "/api/v1/contacts")
 	look := func(path, want, not string) {
@@ -451,6 +452,8 @@ func TestDashboard_Spaces(t *testing.T) {
 	look("/contacts", "Alive", "Cleo")
 	look("/keys", ">Alive<", ">Trial<")
 	look("/do-not-call", `href="/do-not-call"`, "note sandbox")
+	look("/requests", "/api/v1/agents", "/api/v1/contacts")
+	look("/", `href="/do-not-call"`, "note sandbox")
 	if w := b.post("/space", "space", "sandbox", "next", "//evil.example/"); w.Code != 303 || w.Header().Get("Location") != "/" {
 		t.Errorf("got %d to %s", w.Code, w.Header().Get("Location"))
 	}
@@ -460,6 +463,16 @@ func TestDashboard_Spaces(t *testing.T) {
 	look("/contacts", "Cleo", "Alive")
 	look("/contacts", "note sandbox", `href="/do-not-call"`)
 	look("/keys", ">Trial<", ">Alive<")
+	look("/requests", "/api/v1/contacts", "/api/v1/agents")
+	if w := b.get("/"); w.Code != 303 || w.Header().Get("Location") != "/keys" {
+		t.Errorf("the overview: got %d to %s, want the keys, because it is of live keys", w.Code, w.Header().Get("Location"))
+	}
+	for path, want := range map[string]int{"/admin/v1/overview": 1, "/admin/v1/usage": 1, "/admin/v1/overview?range=1h": 1} {
+		if total := b.operate(200, "GET", path, "")["total"].(map[string]any)["requests"]; fmt.Sprint(total) != fmt.Sprint(want) {
+			t.Errorf("%s: got %v requests, want %d: those of live keys", path, total, want)
+		}
+	}
+	b.refuse("GET", "/admin/v1/requests?sandbox=1", "", 400, "validation_error", "sandbox must be true or false")
 	look("/keys/new", `name="sandbox" value="yes" checked`, "Alive")
 	if w := b.post("/agents", "name", "New"); w.Code != 409 {
 		t.Errorf("a live agent while the pages show sandboxes: got %d", w.Code)

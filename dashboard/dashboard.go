@@ -319,7 +319,7 @@ type navEntry struct {
 func (v *pageRequest) navigation() (groups []navGroup) {
 	path := v.R.URL.Path
 	for _, s := range v.dashboard.sections {
-		if !v.mayOpen(s.Path) || s.Path == "/do-not-call" && v.inSandbox() { // that list is only for live calls
+		if !v.mayOpen(s.Path) || outsideSandboxes(s.Path) && v.inSandbox() {
 			continue
 		}
 		i := slices.IndexFunc(groups, func(g navGroup) bool { return g.Name == s.Group })

@@ -74,12 +74,12 @@ func (k *keyLists) list(v *pageRequest, fault *Fault) {
 	if !q.Has("status") {
 		q.Set("status", liveKeys)
 	}
-	t, e := v.list(v.keysOfSpace(), "keys", keyFilters()...)
+	t, e := v.list(v.listOfSpace("/admin/v1/keys"), "keys", keyFilters()...)
 	if e != nil {
 		v.showFault(e)
 		return
 	}
-	list := keyList{listPage: t, Updated: v.updated(), Sorts: sorters(q), URL: k.apiURL(), CSV: v.keysOfSpace() + "&" + keyQuery(q, "format", "csv").Encode()}
+	list := keyList{listPage: t, Updated: v.updated(), Sorts: sorters(q), URL: k.apiURL(), CSV: v.listOfSpace("/admin/v1/keys") + "&" + keyQuery(q, "format", "csv").Encode()}
 	list.Counted = q.Get("sort") == "requests" || q.Get("sort") == "refused"
 	list.States, list.Tags, list.Others = stateChips(q), tagChips(q), otherChips(q)
 	list.Filtered = keyQuery(q, "sort", "", "order", "", "status", "").Encode() != "" || q.Get("status") != liveKeys

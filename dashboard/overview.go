@@ -55,6 +55,10 @@ type topRow struct {
 var rangeNames = [][2]string{{"1h", "1 hour"}, {"24h", "24 hours"}, {"7d", "7 days"}, {"90d", "90 days"}}
 
 func showOverview(v *pageRequest) {
+	if v.inSandbox() {
+		http.Redirect(v.W, v.R, "/keys", http.StatusSeeOther)
+		return
+	}
 	chosen := cmp.Or(v.query.Get("range"), "24h")
 	answer, fault := v.call(http.MethodGet, "/admin/v1/overview?range="+url.QueryEscape(chosen), nil)
 	if fault != nil {

@@ -76,7 +76,11 @@ func showRequests(v *pageRequest) {
 	names := []string{"status", "method", "route", "key", "client", "id", "code"}
 	var page requestList
 	var fault *Fault
-	page.listPage, fault = v.list("/admin/v1/requests", "requests", names...)
+	path := "/admin/v1/requests"
+	if query.Get("key") == "" && query.Get("id") == "" {
+		path = v.listOfSpace(path)
+	}
+	page.listPage, fault = v.list(path, "requests", names...)
 	page.Inputs = v.inputs(filters, fillBy(func(f formField) string { return query.Get(f.Name) }), fault)
 	for _, row := range page.Rows {
 		page.Lines = append(page.Lines, requestOf(row))

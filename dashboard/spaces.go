@@ -3,6 +3,7 @@ package dashboard
 import (
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -16,7 +17,7 @@ const spaceCookie = "latchkey_space"
 const spaceMax = 12 * time.Hour
 
 // spaceLists are the lists of the admin endpoint that have either live records or those of sandboxes.
-// Lists of keys are of both spaces, except that of keysOfSpace.
+// Lists of keys and of requests are of both spaces, except those of listOfSpace.
 var spaceLists = []string{"agents", "business-context", "calls", "contacts", "events", "schedules", "variables", "webhooks"}
 
 // inSandbox reports whether the operator has chosen sandboxes.
@@ -36,13 +37,13 @@ func (v *pageRequest) ofSpace(method, path string) string {
 	return "/admin/v1/" + list + "?" + query + "sandbox=true"
 }
 
-// keysOfSpace returns the path of the list of the keys of the chosen space.
-func (v *pageRequest) keysOfSpace() string {
-	if v.inSandbox() {
-		return "/admin/v1/keys?sandbox=true"
-	}
-	return "/admin/v1/keys?sandbox=false"
+// listOfSpace returns the path of a list of keys or of what keys did, for the chosen space.
+func (v *pageRequest) listOfSpace(path string) string {
+	return path + "?sandbox=" + strconv.FormatBool(v.inSandbox())
 }
+
+// outsideSandboxes reports whether a section is about live keys alone.
+func outsideSandboxes(path string) bool { return path == "/" || path == "/do-not-call" }
 
 // chooseSpace stores the choice of the operator and leads back to the section from which it was made.
 func (d *Dashboard) chooseSpace(v *pageRequest) {
