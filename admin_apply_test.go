@@ -428,7 +428,7 @@ func TestApply_Events(t *testing.T) {
 	if hook["waiting"] != 4.0 {
 		t.Errorf("got %v events, want 4", hook["waiting"])
 	}
-	if got := a.newestSentence(); !strings.HasPrefix(got, "The control socket applied a file") {
+	if got := a.newestSentence(); got != "The control socket applied a file (1 record)" {
 		t.Errorf("got %q", got)
 	}
 }

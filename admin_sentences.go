@@ -299,6 +299,11 @@ func (e AuditEntry) more(verb auditVerb) string {
 	switch {
 	case verb.Kind == kindRotated && verb.Past == "rotated":
 		return overlapText(c, e.At)
+	case verb.Past == "applied a file":
+		if e.Changed == 1 {
+			return "1 record"
+		}
+		return fmt.Sprintf("%d records", e.Changed)
 	case verb.Kind == kindChanged && c.Did == kindChanged:
 		fields := []string{}
 		for _, name := range c.Fields {
