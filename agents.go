@@ -294,6 +294,9 @@ func saveAgent(tx *Tx, r *Request, old *Agent, b *Body) (Agent, error) {
 			return a, err
 		}
 	}
+	if err := KeepOwner(tx, b, a.Owner, "agent"); old != nil && err != nil {
+		return a, err
+	}
 	scope, err := ScopeOf(tx, a.Owner)
 	if err != nil {
 		return a, err

@@ -558,7 +558,7 @@ func (d *adminEvents) update(w http.ResponseWriter, r *Request) error {
 			return before, err
 		}
 		e, err := readEvent(body, http.MethodPatch, before)
-		if err != nil {
+		if err = errors.Join(err, KeepOwner(tx, body, before.Owner, "event")); err != nil {
 			return e, err
 		}
 		scope, err := ScopeOf(tx, e.Owner)

@@ -308,8 +308,8 @@ func saveSchedule(tx *Tx, r *Request, old *Schedule, b *Body) (Schedule, error) 
 		if s.ID, err = scheduleTable.NextID(tx); err != nil {
 			return s, err
 		}
-	} else if b.Has("owner") && owner != OwnerName(tx, s.Owner) {
-		return s, ErrValidation.With("owner of a schedule cannot change. Create another schedule instead.")
+	} else if err := KeepOwner(tx, b, s.Owner, "schedule"); err != nil {
+		return s, err
 	}
 	return s, scheduleTable.Put(tx, s)
 }

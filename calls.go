@@ -346,6 +346,9 @@ func (d *adminCalls) update(w http.ResponseWriter, r *Request) error {
 				return err
 			}
 		}
+		if err := KeepOwner(tx, body, c.Owner, "call"); err != nil {
+			return err
+		}
 		status := c.Status
 		body.Word("status", &status, callStates()...)
 		if err := readFacts(tx, c, body); err != nil {

@@ -177,11 +177,11 @@ func (v *variables) Routes() []Route {
 func (v *variables) AdminRoutes() []Route { return v.catalog.Routes() }
 
 // saveVariable creates a definition if old is nil, and changes old otherwise. It serves the admin
-// endpoint. A change ignores name, context_type and owner.
+// endpoint. A change ignores name and context_type.
 func saveVariable(tx *Tx, r *Request, old *Variable, b *Body) (Variable, error) {
 	if old != nil {
 		d := *old
-		if err := readDefinition(b, &d); err != nil {
+		if err := errors.Join(readDefinition(b, &d), KeepOwner(tx, b, d.Owner, "variable")); err != nil {
 			return d, err
 		}
 		return d, variableTable.Put(tx, d)

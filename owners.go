@@ -65,6 +65,17 @@ func EnsureOwner(tx *Tx, name string, now time.Time) (owner, error) {
 	return o, ownerTable.Put(tx, o)
 }
 
+// KeepOwner returns ErrValidation if a body that changes a record names another owner than that of the record. what is the kind of
+// record, such as "agent".
+func KeepOwner(tx *Tx, b *Body, owner uint64, what string) error {
+	name := ""
+	b.String("owner", NameLength, &name)
+	if err := b.Err(); err != nil || !b.Has("owner") || name == OwnerName(tx, owner) {
+		return err
+	}
+	return ErrValidation.With("owner of a record cannot change here. Create another %s instead.", what)
+}
+
 // FindOwner returns the owner with this id. It returns ErrNotFound if there is
 // none. A sandbox has the name of its owner and no balance, so its calls cost nothing.
 func FindOwner(tx *Tx, id uint64) (owner, error) {

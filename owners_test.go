@@ -25,6 +25,31 @@ func (a *testApp) limitOwner(name, limit string, most int) {
 
 // Keys of one owner never exceed the limits that they share, even if many
 // requests arrive at the same time.
+// TestOwners_Kept names another owner in a change of each kind of record that has one: either it becomes the owner, or
+// the change is refused.
+func TestOwners_Kept(t *testing.T) {
+	a := newTestApp(t)
+	fillStore(a)
+	for _, kind := range []string{"agents", "calls", "contacts", "events", "keys", "schedules", "variables", "webhooks"} {
+		rows := a.operate(200, "GET", "/admin/v1/"+kind+"?limit=1", "")[kind].([]any)
+		row := rows[0].(map[string]any)
+		path := fmt.Sprintf("/admin/v1/%s/%v", kind, row["id"])
+		present, err := EncodeJSON(map[string]any{"owner": row["owner"]})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if same := a.control("PATCH", path, string(present)); same.Code != 200 {
+			t.Errorf("%s: the present owner %v: got %d %s", path, row["owner"], same.Code, same.Body)
+		}
+		w := a.control("PATCH", path, `{"owner": "other"}`)
+		if got := a.operate(200, "GET", "/admin/v1/"+kind+"?limit=1", "")[kind].([]any)[0].(map[string]any)["owner"]; w.Code == 200 && got != "other" {
+			t.Errorf("%s: got 200, and the owner %v", path, got)
+		} else if w.Code != 200 && (w.Code != 400 && w.Code != 403 || !strings.Contains(w.Body.String(), "owner") && !strings.Contains(w.Body.String(), "team")) {
+			t.Errorf("%s: got %d %s, want an error that names owner", path, w.Code, w.Body)
+		}
+	}
+}
+
 func TestOwners_minute(t *testing.T) {
 	a := newTestApp(t)
 	a.limitOwner("ann", OwnerRequestsPerMinute, 50)

@@ -186,6 +186,9 @@ func (h *WebhookAdmin) change(tx *Tx, r *Request, hook webhook, body *Body, need
 	if err := h.fill(r, &hook, body, needed); err != nil {
 		return hook, err
 	}
+	if err := KeepOwner(tx, body, hook.Owner, "webhook"); r.Key == nil && err != nil {
+		return hook, err
+	}
 	hook.UpdatedAt = r.Now
 	return hook, saveWebhook(tx, hook)
 }
