@@ -37,7 +37,7 @@ func TestBrowser(t *testing.T) {
 	p.sees("This link was used")
 
 	p.open("/keys")
-	p.click("header form button")
+	p.click("header form.who button")
 	p.sees("Forgotten?")
 	p.fill("#password", "typed")
 	for _, kind := range []string{"text", "password"} {

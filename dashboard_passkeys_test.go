@@ -57,7 +57,7 @@ func (p *tab) adds() {
 // leave signs out.
 func (p *tab) leave() {
 	p.t.Helper()
-	p.click("header form button")
+	p.click("header form.who button")
 	p.sees("Forgotten?")
 }
 
