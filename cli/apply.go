@@ -152,7 +152,7 @@ func (s *session) printApplied(c *cli.Command, answer map[string]any) error {
 // revokes and deletes.
 func (s *session) agree(c *cli.Command, name string, p appliedPlan) error {
 	if p.secrets > 0 && c.String("secrets") == "" {
-		return fmt.Errorf("nothing was changed: the plan makes %d secrets, which are shown only once; name a new file for them with --secrets FILE", p.secrets)
+		return fmt.Errorf("nothing was changed: the plan makes new secrets (%d), which are shown only once; name a new file for them with --secrets FILE", p.secrets)
 	}
 	if p.ends() == 0 || c.Bool("yes") {
 		return nil

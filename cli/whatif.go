@@ -69,8 +69,11 @@ func (s *session) tryLimits(ctx context.Context, c *cli.Command) error {
 // printTrials prints what limits would have done: a table of the limits, then for each the keys or
 // owners that it would have hit most.
 func (s *session) printTrials(answer map[string]any) error {
-	_, _ = fmt.Fprintf(s.env.Stdout, "From %s to %s. Requests per minute are recorded since %s.\n",
-		cell(answer["from"]), cell(answer["to"]), cell(answer["recorded_since"]))
+	recorded := "No requests per minute are recorded yet."
+	if since := answer["recorded_since"]; since != nil {
+		recorded = "Requests per minute are recorded since " + cell(since) + "."
+	}
+	_, _ = fmt.Fprintf(s.env.Stdout, "From %s to %s. %s\n", cell(answer["from"]), cell(answer["to"]), recorded)
 	if n := whole(answer["left_out"]); n > 0 {
 		const text = "%d requests are not in the counts, because there was no room for them (bounds.usage_minutes_bytes).\n"
 		_, _ = fmt.Fprintf(s.env.Stdout, text, n)
