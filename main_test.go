@@ -426,7 +426,7 @@ func TestOutput_EveryCommand(t *testing.T) {
 	post := newMailbox(t)
 	w := &commandWalk{testApp: newTestApp(t, func(c *Config) {
 		c.Webhooks.AllowPrivateTargets = true
-		c.Mail = MailConfig{Server: post.address, TLS: "auto", From: "latchkey@example.com", To: []string{"ops@example.com"}, Events: []string{KeyRotated}}
+		c.Mail = post.config(KeyRotated)
 	}), dir: t.TempDir()}
 	w.Reloader.From(func() (Config, error) { return w.config, nil }, new(slog.LevelVar))
 	w.status.ListensAt(map[string]string{"api": "127.0.0.1:1"}, func() time.Time { return time.Time{} })

@@ -47,7 +47,8 @@ type storageWalk struct {
 }
 
 func newStorageWalk(t *testing.T) *storageWalk {
-	a := newTestApp(t, func(c *Config) { c.Webhooks.AllowPrivateTargets = true })
+	m := newMailbox(t)
+	a := newTestApp(t, func(c *Config) { c.Webhooks.AllowPrivateTargets, c.Mail = true, m.config(KeyRotated) })
 	w := &storageWalk{auditWalk: &auditWalk{testApp: a, t: t}, disk: a.fakeDisk(50_000_000)}
 	w.operate(201, "POST", "/admin/v1/owners", `{"name": "admin"}`)
 	w.operate(201, "POST", "/admin/v1/owners", `{"name": "tenant"}`)

@@ -91,10 +91,15 @@ func (m *mailbox) take() (subjects, texts []string) {
 	return subjects, texts
 }
 
+// config returns the configuration of mails about events to the mailbox.
+func (m *mailbox) config(events ...string) MailConfig {
+	return MailConfig{Server: m.address, TLS: "auto", From: "latchkey@example.com", To: []string{"ops@example.com"}, Events: events}
+}
+
 // mailApp returns a service that sends mails about events to a mailbox.
 func mailApp(t testing.TB, m *mailbox, events ...string) *testApp {
 	return newTestApp(t, func(c *Config) {
-		c.Mail = MailConfig{Server: m.address, TLS: "auto", From: "latchkey@example.com", To: []string{"ops@example.com"}, Events: events}
+		c.Mail = m.config(events...)
 		c.Keys.UnusedNotice = 24 * time.Hour
 	})
 }
