@@ -426,7 +426,7 @@ func TestDocs_Toml(t *testing.T) {
 	checked, dir := 0, t.TempDir()
 	overwrite(t, dir, "secret", "a secret")
 	client := program.NewEtcdAuthority(t).Issue(program.IssueEtcd{})
-	places := strings.NewReplacer("/var/backups", dir, "/etc/latchkey/oidc-secret", filepath.Join(dir, "secret"),
+	places := strings.NewReplacer("/var/backups", dir, "/etc/latchkey/oidc-secret", filepath.Join(dir, "secret"), "/etc/latchkey/mail-password", filepath.Join(dir, "secret"),
 		"/etc/latchkey/etcd-ca.crt", client.CA, "/etc/latchkey/etcd-10.0.0.1.crt", client.Cert, "/etc/latchkey/etcd-10.0.0.1.key", client.Key)
 	for _, page := range append(pages, "README.md") {
 		for _, m := range regexp.MustCompile("(?s)\n```toml\n(.*?)```").FindAllStringSubmatch(fileBlocks.ReplaceAllString(read(t, page), ""), -1) {

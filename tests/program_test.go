@@ -364,7 +364,7 @@ func TestProgram_Webhooks(t *testing.T) {
 	if out, _ := latchkey(0, "webhooks", "redeliver", "1", "--log", "2"); !strings.Contains(out, "Queued.") || !strings.Contains(out, got[0].id) {
 		t.Errorf("redeliver: got %s", out)
 	}
-	if out, _ := latchkey(0, "webhooks", "list"); !strings.Contains(out, "watch") || !strings.Contains(out, "call.started +25") || strings.Contains(out, secret) {
+	if out, _ := latchkey(0, "webhooks", "list"); !strings.Contains(out, "watch") || !strings.Contains(out, "call.started +26") || strings.Contains(out, secret) {
 		t.Errorf("list: got %s", out)
 	}
 	v.Close()
