@@ -14,7 +14,7 @@ var uncounted = map[string]string{
 	"owners": "of the operator", "teams": "of the operator", "owner_limits": "of the operator", "owner_storage": "of the operator",
 	"do_not_call": "of the operator", "keys": "of the operator", "key_requests": "of the operator", "admin_tokens": "of the operator", "operators": "of the operator",
 	"sessions": "of the operator", "factors": "of the operator", "sandboxes": "of the service", "storage_warnings": "of the service", "limits_reached": "of the service", "audit": "bounded by audit.max_entries",
-	"webhook_backlogs": "one for each owner", "webhook_log": "bounded for each webhook", "webhook_queues": "one for each webhook",
+	"webhook_backlogs": "one for each owner", "webhook_log": "bounded for each webhook", "webhook_queues": "one for each webhook", "mails": "one for each type of events",
 }
 
 // counted reports the name of a table and whether its records count for an owner.
