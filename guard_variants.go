@@ -377,7 +377,7 @@ func (g *proxyRoute) covers(other *proxyRoute) bool {
 	case other.MaxBody != 0 && (g.MaxBody == 0 || g.MaxBody > other.MaxBody):
 		return false
 	}
-	return other.WebSocket || !g.WebSocket
+	return (other.WebSocket || !g.WebSocket) && (other.Sandbox || !g.Sandbox)
 }
 
 // differ reports whether two routes have different rules for requests, or send them elsewhere.

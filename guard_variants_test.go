@@ -320,6 +320,7 @@ func TestRouteTable_Written(t *testing.T) {
 			route("* /*rest", low, func(g *proxyRoute) { g.MaxBody = 5 }), route("* /a", low, func(g *proxyRoute) { g.MaxBody = 5 }), route("* /b", low, func(g *proxyRoute) { g.MaxBody = 6 }), route("* /c", low),
 		}, "/a/", "/b/ /c/"},
 		{"WebSockets", []*proxyRoute{route("* /*rest", low), route("* /a", low, func(g *proxyRoute) { g.WebSocket = true })}, "/a", "/a/"},
+		{"sandbox keys", []*proxyRoute{route("* /*rest", low), route("* /a", low, func(g *proxyRoute) { g.Sandbox = true })}, "/a", "/a/ /%61"},
 		{"a route across", []*proxyRoute{route("GET /a/:x/b", low), route("POST /a/c/:y", high)}, "/a/c/b /a/%64/b /a/c/b/ /a/%63/b", "/%61/c/b"},
 	} {
 		table, err := newRouteTable(tt.routes, ownRoutes)
@@ -367,6 +368,7 @@ func TestCanonicalForms(t *testing.T) {
 // may do.
 func TestDiffer_EveryField(t *testing.T) {
 	exempt := []string{"Index", "Path", "Timeout", "CaseSensitive"}
+	covered := append([]string{"Methods", "Upstream", "StripPrefix"}, exempt...) // who may do what does not follow from these
 	for f := range reflect.TypeFor[proxyRoute]().Fields() {
 		one, other := proxyRoute{Limits: []string{"a"}, Cost: 1}, proxyRoute{Limits: []string{"a"}, Cost: 1}
 		switch field := reflect.ValueOf(&other).Elem().FieldByIndex(f.Index); field.Addr().Interface().(type) {
@@ -385,6 +387,9 @@ func TestDiffer_EveryField(t *testing.T) {
 		}
 		if got, want := differ(&one, &other) && differ(&other, &one), !slices.Contains(exempt, f.Name); got != want {
 			t.Errorf("%s: got %v, want %v", f.Name, got, want)
+		}
+		if got, want := one.covers(&other) && other.covers(&one), slices.Contains(covered, f.Name); got != want {
+			t.Errorf("%s: each covers the other: got %v, want %v", f.Name, got, want)
 		}
 	}
 }
