@@ -52,6 +52,7 @@ func TestBrowser(t *testing.T) {
 	// By the keyboard alone: the name has the focus, then a preset.
 	const name = `<script>alert(1)</script>`
 	p.open("/keys/new")
+	p.nameHasFocus()
 	for _, keys := range []string{name, kb.Tab, kb.Enter} {
 		p.press(keys)
 	}
@@ -471,6 +472,12 @@ func (p *tab) press(keys string) {
 	p.do(chromedp.KeyEvent(keys))
 }
 
+// nameHasFocus waits until the field with the id name has the focus, which the browser sets after the page is complete.
+func (p *tab) nameHasFocus() {
+	p.t.Helper()
+	p.wait("the focus is on the name", `document.activeElement.id === "name"`)
+}
+
 func (p *tab) back() {
 	p.t.Helper()
 	p.do(chromedp.KeyEvent(kb.Tab, chromedp.KeyModifiers(input.ModifierShift)))
@@ -536,6 +543,7 @@ func (p *tab) screen(width, height int64, scheme string) {
 func (p *tab) fits(path string, width int) {
 	p.t.Helper()
 	var wide int
+	p.wait("the page is complete", `document.documentElement && document.readyState === "complete"`)
 	if p.do(chromedp.Evaluate("document.documentElement.scrollWidth", &wide)); wide > width {
 		p.t.Errorf("%s is %d wide on a screen of %d", path, wide, width)
 	}
@@ -659,7 +667,8 @@ func TestBrowser_Journey(t *testing.T) {
 					return scrollY === 0 && box.bottom <= innerHeight && e.contains(document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2));
 				})()`, selector))
 			}
-			p.press(name) // the name has the focus
+			p.nameHasFocus()
+			p.press(name)
 			click("input[name=permission]")
 			click("button.main")
 			p.sees("It is shown only now")
