@@ -44,7 +44,9 @@ func (p *tab) proves() {
 	p.t.Helper()
 	p.sees("Confirm your password")
 	p.fill("#password", operatorPassword)
+	p.do(chromedp.Evaluate("window.left = true", nil))
 	p.press(kb.Enter)
+	p.wait("the page after the password", `!window.left && document.readyState === "complete"`)
 }
 
 // adds goes to the page that adds a passkey.
