@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // applyKind is a kind of record that a file can have. Its functions make and change the records as the
@@ -167,7 +168,7 @@ func (a *applier) keyKind() *applyKind {
 	fields, form := fileFields(a.keyFields())
 	show := func(k *Key) *applied { return &applied{k.ID, k.Name, form(k), k} }
 	fill := func(tx *Tx, r *Request, key *Key, body *Body, create bool) error {
-		body.Bool("paused", &key.Paused)
+		readPaused(body, key, r.Now)
 		return a.keys.form.Fill(keyInput{tx: tx, request: r, body: body, key: key, create: create})
 	}
 	return &applyKind{
@@ -211,7 +212,7 @@ func (a *applier) keyKind() *applyKind {
 		check: func(tx *Tx, r *Request, body *Body) error { return fill(tx, r, newKey(r), endless(body), true) },
 		create: func(tx *Tx, r *Request, body *Body) (*applied, string, error) {
 			key, body := newKey(r), endless(body)
-			body.Bool("paused", &key.Paused)
+			readPaused(body, key, r.Now)
 			secret, err := a.keys.issue(tx, r, key, body)
 			return show(key), secret, err
 		},
@@ -233,6 +234,16 @@ func (a *applier) keyKind() *applyKind {
 			return err
 		},
 	}
+}
+
+// readPaused pauses the key or resumes it at now, as the field paused of the body says.
+func readPaused(body *Body, key *Key, now time.Time) {
+	paused := key.Paused
+	if body.Bool("paused", &paused); paused {
+		key.Paused = true
+		return
+	}
+	key.Resume(now)
 }
 
 // keepKey stores a changed key, and publishes the event that it was paused or resumed.

@@ -182,6 +182,38 @@ func TestUses_Pause(t *testing.T) {
 	}
 }
 
+// TestUses_PauseResumed resumes an unused key in each way. It is not paused again before it has been unused for as long
+// as a new key.
+func TestUses_PauseResumed(t *testing.T) {
+	const day = 24 * time.Hour
+	for name, resume := range map[string]func(a *testApp, id, ref string){
+		"endpoint": func(a *testApp, id, _ string) { a.operate(200, "POST", "/admin/v1/keys/"+id+"/resume", "") },
+		"apply": func(a *testApp, _, ref string) {
+			a.applied(`{"keys": [{"ref": "` + ref + `", "name": "test", "permissions": ["can_read_agents"]}]}`)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := newHookApp(t, func(c *Config) { c.Keys.PauseUnused = 90 * day })
+			id, _ := a.key(`["can_read_agents"]`, `"ref": "idle"`)
+			want := func(pass time.Duration, status string) {
+				t.Helper()
+				a.clocks.Pass(pass)
+				if err := a.notices.Unused(a.clock.Now()); err != nil {
+					t.Fatal(err)
+				}
+				if got := a.operate(200, "GET", "/admin/v1/keys/"+id, "")["status"]; got != status {
+					t.Fatalf("got %v after %v, want %s", got, pass, status)
+				}
+			}
+			want(90*day+pauseSlack, statusPaused)
+			resume(a, id, "idle")
+			want(day, "active")
+			want(89*day, "active")
+			want(pauseSlack, statusPaused)
+		})
+	}
+}
+
 // TestUses_PauseAlone pauses keys while nobody receives events.
 func TestUses_PauseAlone(t *testing.T) {
 	a := newHookApp(t, func(c *Config) { c.Keys.PauseUnused = 24 * time.Hour })
