@@ -276,12 +276,6 @@ func (a *admin) revoke(w http.ResponseWriter, r *Request) error {
 			return err
 		}
 		revoked := err != nil
-		if !revoked {
-			key.RevokedAt = r.Now
-			if err := a.keyring.Save(tx, key); err != nil {
-				return err
-			}
-		}
 		if end {
 			if ended, err = EndWebhooksOf(tx, key.ID); err != nil {
 				return err
@@ -290,7 +284,7 @@ func (a *admin) revoke(w http.ResponseWriter, r *Request) error {
 		if revoked {
 			return nil
 		}
-		_, err = publishRevoked(tx, key, r.Now)
+		_, err = a.end(tx, key, r.Now)
 		return err
 	})
 	if err != nil {
@@ -304,9 +298,13 @@ func (a *admin) revoke(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, shown)
 }
 
-// publishRevoked publishes the event that a key was revoked at now. It returns the webhooks that the
-// key created and that go on, which are also part of the event.
-func publishRevoked(tx *Tx, key *Key, now time.Time) (left []map[string]any, err error) {
+// end revokes a key at now and publishes the event. It returns the webhooks that the key created and
+// that go on, which are also part of the event.
+func (a *admin) end(tx *Tx, key *Key, now time.Time) (left []map[string]any, err error) {
+	key.RevokedAt = now
+	if err := a.keyring.Save(tx, key); err != nil {
+		return nil, err
+	}
 	if left, err = WebhooksOf(tx, key.ID); err != nil {
 		return nil, err
 	}
@@ -488,11 +486,7 @@ func (a *admin) revokeSelf(w http.ResponseWriter, r *Request) error {
 			return err
 		}
 		if r.Key.SecretSerial() == key.Serial {
-			key.RevokedAt = r.Now
-			if err := a.keyring.Save(tx, key); err != nil {
-				return err
-			}
-			left, err := publishRevoked(tx, key, r.Now)
+			left, err := a.end(tx, key, r.Now)
 			if len(left) > 0 {
 				deed.Detail["webhooks"] = left
 			}

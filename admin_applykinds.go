@@ -225,12 +225,7 @@ func (a *applier) keyKind() *applyKind {
 			return show(key), func() error { return a.keepKey(tx, r, before, key) }, nil
 		},
 		drop: func(tx *Tx, r *Request, was *applied) error {
-			key := was.record.(*Key).Clone()
-			key.RevokedAt = r.Now
-			if err := a.keys.keyring.Save(tx, key); err != nil {
-				return err
-			}
-			_, err := publishRevoked(tx, key, r.Now)
+			_, err := a.keys.end(tx, was.record.(*Key).Clone(), r.Now)
 			return err
 		},
 	}
