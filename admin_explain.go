@@ -219,12 +219,6 @@ func (e *explainer) checks(key *Key, row foundRoute, q asked, r *Request) ([]ste
 		return nil, err
 	}
 	needed := strings.Join(e.o.Keyring.Rights().Names(row.Permission), " or ")
-	switch {
-	case row.LiveOnly && key.Sandbox():
-		err = ErrSandboxKey
-	case row.Permission != 0 && !key.Has(row.Permission):
-		err = ErrPermission.With("This key lacks the permission %s. It has %s.", needed, key.Holds())
-	}
 	if needed == "" {
 		needed = "none"
 	}
@@ -232,7 +226,7 @@ func (e *explainer) checks(key *Key, row foundRoute, q asked, r *Request) ([]ste
 	if failed != nil {
 		return nil, failed
 	}
-	return slices.Concat(steps, minute, []step{verdict("permission", err, "The key has the required permission: "+needed+".")}, rest, object), nil
+	return slices.Concat(steps, minute, []step{verdict("permission", Permitted(key, row.Permission, row.LiveOnly), "The key has the required permission: "+needed+".")}, rest, object), nil
 }
 
 // object returns a step that reports whether the object in the path exists for a key with Resources. Without these,

@@ -724,21 +724,21 @@ func (s *Server) charge(x *exchange, row Route) error {
 	if err != nil {
 		return err
 	}
-	if err := permitted(x.Key, row.Permission, row.LiveOnly); err != nil {
+	if err := Permitted(x.Key, row.Permission, row.LiveOnly); err != nil {
 		x.step = StepPermission
 		return err
 	}
 	return nil
 }
 
-// permitted returns an error if a key has none of the permissions in need, unless need is 0. It also does if the key is a
+// Permitted returns an error if a key has none of the permissions in need, unless need is 0. It also does if the key is a
 // sandbox key and the route is for live keys only, see Route.LiveOnly.
-func permitted(key *Key, need Permission, liveOnly bool) error {
+func Permitted(key *Key, need Permission, liveOnly bool) error {
+	if mayUse(key, need, liveOnly) {
+		return nil
+	}
 	if liveOnly && key.Sandbox() {
 		return ErrSandboxKey
-	}
-	if need == 0 || key.Has(need) {
-		return nil
 	}
 	names := key.Rights().Names(need)
 	e := ErrPermission.With("This key lacks the permission %s. It has %s.", strings.Join(names, " or "), key.Holds())
@@ -746,12 +746,17 @@ func permitted(key *Key, need Permission, liveOnly bool) error {
 	return e
 }
 
+// mayUse reports whether Permitted returns no error. It makes none, so it is cheap.
+func mayUse(key *Key, need Permission, liveOnly bool) bool {
+	return (need == 0 || key.Has(need)) && !(liveOnly && key.Sandbox())
+}
+
 // spend charges the limits that apply before the handler. If one of them is used up, it
 // charges none and returns ErrRateLimit. In both cases it returns x.Request.Limits with
 // the status of these limits appended. It charges the limits in row.Limits only if the
 // key has the permission for the route.
 func (s *Server) spend(x *exchange, row Route) ([]LimitStatus, error) {
-	allowed := (row.Permission == 0 || x.Key.Has(row.Permission)) && !(row.LiveOnly && x.Key.Sandbox())
+	allowed := mayUse(x.Key, row.Permission, row.LiveOnly)
 	short := x.Key.ShortLimits()
 	if short != nil && (len(row.Limits) == 0 || row.Cost == 0 || !allowed) {
 		return s.o.Limiter.SpendBy(CountedID{x.Key.ID, &x.holder.Meter}, short, x.Steady, x.Request.Limits)

@@ -215,5 +215,5 @@ func (s *Server) recheck(x *exchange, now time.Time) error {
 	if _, err := s.usable(x, key, now); err != nil {
 		return err
 	}
-	return permitted(key, o.permission, o.liveOnly)
+	return Permitted(key, o.permission, o.liveOnly)
 }
