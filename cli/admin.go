@@ -7,7 +7,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -61,8 +60,8 @@ func (s *session) password(c *cli.Command) (string, error) {
 	if file := c.String("password-file"); file != "" {
 		return secrettext.Password.ReadFile("--password-file", file, s.env.Stdin)
 	}
-	in, ok := s.env.Stdin.(*os.File)
-	if !ok || !term.IsTerminal(int(in.Fd())) {
+	in, ok := s.terminal()
+	if !ok {
 		return "", misused(c, errors.New("there is no terminal to ask for the password; set --password-file to a file, or to - for standard input"))
 	}
 	ask := func(prompt string) (string, error) {

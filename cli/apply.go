@@ -1,18 +1,15 @@
 package cli
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"net/http"
-	"os"
 	"strings"
 
 	"github.com/urfave/cli/v3"
-	"golang.org/x/term"
 )
 
 // fileCommands returns the commands for files of keys.
@@ -157,25 +154,18 @@ func (s *session) agree(c *cli.Command, name string, p appliedPlan) error {
 	if p.ends() == 0 || c.Bool("yes") {
 		return nil
 	}
-	if in, ok := s.env.Stdin.(*os.File); !ok || name == "-" || !term.IsTerminal(int(in.Fd())) {
+	if _, ok := s.terminal(); !ok || name == "-" {
 		return fmt.Errorf("nothing was changed: the plan revokes or deletes %d records, and standard input is no terminal on which to confirm; add --yes", p.ends())
 	}
-	return confirmPlan(s.env.Stdin, s.env.Stderr, p.ends())
+	return endsQuestion(p.ends()).ask(s.env.Stdin, s.env.Stderr)
 }
 
-// confirmPlan asks on out whether records should end. It returns nil if the user types yes.
-func confirmPlan(in io.Reader, out io.Writer, ends int) error {
-	if _, err := fmt.Fprintf(out, "%d records are revoked or deleted, permanently. To go on, type yes: ", ends); err != nil {
-		return err
+// endsQuestion returns the question whether so many records should end.
+func endsQuestion(ends int) question {
+	return question{
+		text: fmt.Sprintf("%d records are revoked or deleted, permanently. To go on, type yes: ", ends),
+		want: "yes", refused: "yes was not typed, so nothing was changed",
 	}
-	line, err := bufio.NewReader(in).ReadString('\n')
-	if err != nil && !errors.Is(err, io.EOF) {
-		return err
-	}
-	if strings.TrimSpace(line) != "yes" {
-		return errors.New("yes was not typed, so nothing was changed")
-	}
-	return nil
 }
 
 // makeChanges sends the request that makes the changes of a plan. The file for the secrets is created before that, so

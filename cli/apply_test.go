@@ -124,7 +124,7 @@ func TestApply_Confirmation(t *testing.T) {
 	}
 	for answer, agreed := range map[string]bool{"yes\n": true, "yes": true, "": false, "y\n": false, "no\n": false} {
 		var out bytes.Buffer
-		if err := confirmPlan(strings.NewReader(answer), &out, 3); (err == nil) != agreed || !strings.Contains(out.String(), "3 records") {
+		if err := endsQuestion(3).ask(strings.NewReader(answer), &out); (err == nil) != agreed || !strings.Contains(out.String(), "3 records") {
 			t.Errorf("%q: got %v, %s", answer, err, out.String())
 		}
 	}

@@ -1,18 +1,13 @@
 package cli
 
 import (
-	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"os"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/urfave/cli/v3"
-	"golang.org/x/term"
 )
 
 // ClusterInitOptions are the options of Service.ClusterInit.
@@ -168,38 +163,4 @@ func (s *session) removeNode(ctx context.Context, c *cli.Command) error {
 	}
 	_, err = fmt.Fprintf(s.env.Stdout, "The node %s was removed. It answers no requests, and its name can never be used again.\n", name)
 	return err
-}
-
-// question is what a command asks before it does something that cannot be undone.
-type question struct {
-	text    string // the question
-	want    string // what the user must type to go on
-	without string // what --yes does without the question
-	refused string // the error if the user types something else
-}
-
-// confirm asks the user on standard error, unless --yes is set. It returns nil if the command may go on.
-func (s *session) confirm(c *cli.Command, q question) error {
-	if c.Bool("yes") {
-		return nil
-	}
-	if in, ok := s.env.Stdin.(*os.File); !ok || !term.IsTerminal(int(in.Fd())) {
-		return misused(c, fmt.Errorf("standard input is no terminal on which to confirm; add --yes to %s without a question", q.without))
-	}
-	return q.ask(s.env.Stdin, s.env.Stderr)
-}
-
-// ask writes the question to out and reads the answer from in.
-func (q question) ask(in io.Reader, out io.Writer) error {
-	if _, err := io.WriteString(out, q.text); err != nil {
-		return err
-	}
-	line, err := bufio.NewReader(in).ReadString('\n')
-	if err != nil && !errors.Is(err, io.EOF) {
-		return err
-	}
-	if strings.TrimSpace(line) != q.want {
-		return errors.New(q.refused)
-	}
-	return nil
 }

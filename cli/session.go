@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bufio"
 	"context"
 	"crypto/x509"
 	"encoding/json"
@@ -20,6 +21,7 @@ import (
 	"time"
 
 	"github.com/urfave/cli/v3"
+	"golang.org/x/term"
 
 	"latchkey/internal/bytesize"
 	"latchkey/internal/certs"
@@ -562,6 +564,46 @@ func readFileOr(stdin io.Reader, file string) ([]byte, error) {
 		return io.ReadAll(stdin)
 	}
 	return os.ReadFile(file)
+}
+
+// question is what a command asks before it does something that cannot be undone.
+type question struct {
+	text    string // the question
+	want    string // what the user must type to go on
+	without string // what --yes does without the question
+	refused string // the error if the user types something else
+}
+
+// confirm asks the user on standard error, unless --yes is set. It returns nil if the command may go on.
+func (s *session) confirm(c *cli.Command, q question) error {
+	if c.Bool("yes") {
+		return nil
+	}
+	if _, ok := s.terminal(); !ok {
+		return misused(c, fmt.Errorf("standard input is no terminal on which to confirm; add --yes to %s without a question", q.without))
+	}
+	return q.ask(s.env.Stdin, s.env.Stderr)
+}
+
+// ask writes the question to out and reads the answer from in.
+func (q question) ask(in io.Reader, out io.Writer) error {
+	if _, err := io.WriteString(out, q.text); err != nil {
+		return err
+	}
+	line, err := bufio.NewReader(in).ReadString('\n')
+	if err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	if strings.TrimSpace(line) != q.want {
+		return errors.New(q.refused)
+	}
+	return nil
+}
+
+// terminal returns standard input if it is a terminal, on which a command can ask.
+func (s *session) terminal() (in *os.File, ok bool) {
+	in, ok = s.env.Stdin.(*os.File)
+	return in, ok && term.IsTerminal(int(in.Fd()))
 }
 
 // IsTerminal reports whether w is a character device other than the null device,
