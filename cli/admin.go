@@ -413,18 +413,23 @@ func (s *session) testWebhook(ctx context.Context, c *cli.Command) error {
 	if err != nil {
 		return err
 	}
+	return s.printTest(c, went, fmt.Sprintf("The receiver answered %v.", went["status_code"]))
+}
+
+// printTest prints the answer to a test, and more about one that succeeded. It returns an error if the test failed.
+func (s *session) printTest(c *cli.Command, answer map[string]any, more string) error {
 	if c.Bool("json") {
-		if err := s.printJSON(went); err != nil {
+		if err := s.printJSON(answer); err != nil {
 			return err
 		}
 	}
-	if went["success"] != true {
-		return fmt.Errorf("%s", cell(went["message"]))
+	if answer["success"] != true {
+		return fmt.Errorf("%s", cell(answer["message"]))
 	}
 	if c.Bool("json") {
 		return nil
 	}
-	_, err = fmt.Fprintf(s.env.Stdout, "%s The receiver answered %v.\n", cell(went["message"]), went["status_code"])
+	_, err := fmt.Fprintf(s.env.Stdout, "%s %s\n", cell(answer["message"]), more)
 	return err
 }
 

@@ -422,19 +422,7 @@ func (s *session) mailCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			if c.Bool("json") {
-				if err := s.printJSON(sent); err != nil {
-					return err
-				}
-			}
-			if sent["success"] != true {
-				return fmt.Errorf("%s", cell(sent["message"]))
-			}
-			if c.Bool("json") {
-				return nil
-			}
-			_, err = fmt.Fprintf(s.env.Stdout, "%s It is for %s.\n", cell(sent["message"]), cell(sent["to"]))
-			return err
+			return s.printTest(c, sent, fmt.Sprintf("It is for %s.", cell(sent["to"])))
 		},
 	}}}
 }
