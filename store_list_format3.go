@@ -137,32 +137,49 @@ var listsFormat3 = map[string]func(recordFormat2) listRecord{
 // adopted by addLists.
 func deriveLists(tx *Tx, emit func(DerivedEntry) error) error {
 	for table, read := range listsFormat3 {
-		var failed error
-		lists := listScan{table: table, emit: func(at recordPlace, contents []byte) {
-			if failed == nil {
-				failed = emit(chunkEntry(at, contents))
-			}
-		}}
-		for key, stored := range tx.Range(table, nil) {
-			value, err := Unseal(table, key, stored)
-			if err = errors.Join(err, failed); err != nil {
-				return err
-			}
+		err := deriveOldTable(tx, table, emit, func(value []byte) (listRecord, error) {
 			var r recordFormat2
-			if err := json.Unmarshal(value, &r); err != nil || len(key) != 8 {
-				return fmt.Errorf("%s/%x: this is not a record of format 2 (%w)", table, key, err)
+			if err := json.Unmarshal(value, &r); err != nil {
+				return listRecord{}, fmt.Errorf("this is not a record of format 2 (%w)", err)
 			}
 			l := read(r)
 			l.sets = append(l.sets, setMember{allRecords, nil})
-			if err := lists.add(binary.BigEndian.Uint64(key), &l); err != nil {
-				return err
-			}
-		}
-		if lists.flush(); failed != nil {
-			return failed
+			return l, nil
+		})
+		if err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// deriveOldTable calls emit for the data of the lists of a table with records of an earlier format. read returns what the
+// lists need of a record.
+func deriveOldTable(tx *Tx, table string, emit func(DerivedEntry) error, read func(value []byte) (listRecord, error)) error {
+	var failed error
+	lists := listScan{table: table, emit: func(at recordPlace, contents []byte) {
+		if failed == nil {
+			failed = emit(chunkEntry(at, contents))
+		}
+	}}
+	for key, stored := range tx.Range(table, nil) {
+		value, err := Unseal(table, key, stored)
+		if err = errors.Join(err, failed); err != nil {
+			return err
+		}
+		l, err := read(value)
+		if err == nil && len(key) != 8 {
+			err = errors.New("this is not a record: its key is not a number")
+		}
+		if err != nil {
+			return fmt.Errorf("%s/%x: %w", table, key, err)
+		}
+		if err := lists.add(binary.BigEndian.Uint64(key), &l); err != nil {
+			return err
+		}
+	}
+	lists.flush()
+	return failed
 }
 
 // addLists adopts the data of lists that deriveLists has made, and deletes the indexes and counts that

@@ -3,7 +3,6 @@ package main
 import (
 	"encoding/binary"
 	"encoding/json"
-	"errors"
 	"fmt"
 )
 
@@ -25,29 +24,18 @@ var setsFormat4 = []struct {
 // deriveFormat4 calls emit for the data of the new sets, from the records of format 3. Its result is adopted by format4.
 func deriveFormat4(tx *Tx, emit func(DerivedEntry) error) error {
 	for _, s := range setsFormat4 {
-		var failed error
-		lists := listScan{table: s.table, emit: func(at recordPlace, contents []byte) {
-			failed = errors.Join(failed, emit(chunkEntry(at, contents)))
-		}}
-		for key, stored := range tx.Range(s.table, nil) {
-			value, err := Unseal(s.table, key, stored)
-			if err = errors.Join(err, failed); err != nil {
-				return err
-			}
+		err := deriveOldTable(tx, s.table, emit, func(value []byte) (l listRecord, err error) {
 			var r recordFormat3
-			if err := json.Unmarshal(value, &r); err != nil || len(key) != 8 {
-				return fmt.Errorf("%s/%x: this is not a record of format 3 (%w)", s.table, key, err)
+			if err := json.Unmarshal(value, &r); err != nil {
+				return l, fmt.Errorf("this is not a record of format 3 (%w)", err)
 			}
-			l := listRecord{}
 			if id := s.id(r); id != 0 {
 				l.sets = []setMember{{s.set, binary.BigEndian.AppendUint64(nil, id)}}
 			}
-			if err := lists.add(binary.BigEndian.Uint64(key), &l); err != nil {
-				return err
-			}
-		}
-		if lists.flush(); failed != nil {
-			return failed
+			return l, nil
+		})
+		if err != nil {
+			return err
 		}
 	}
 	return nil
