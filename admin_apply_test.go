@@ -314,14 +314,6 @@ func fullEntries(services ...*testApp) map[string]string {
 	}
 }
 
-// applier returns the applier of the service.
-func (a *testApp) applier() *applier {
-	return NewApplier(a.Store, ApplyParts{
-		Keys:   NewAdmin(a.Store, a.Limiter, NewKeyTagger(a.Keyring, a.App.history, a.refusals), a.keyRules()),
-		Owners: NewOwners(a.Store, a.Keyring, a.Limiter), Hooks: NewWebhookAdmin(a.Store, a.peppers, a.targets, a.Sender), Tokens: a.tokens,
-	})
-}
-
 // TestApply_RoundTrip applies the export of one store to an empty one, and wants the same export of that.
 func TestApply_RoundTrip(t *testing.T) {
 	for name, change := range map[string]func(*Config){

@@ -125,7 +125,7 @@ var registry = []part{
 		return Routes{Keyed: p.Routes(), Admin: p.AdminRoutes()}
 	}},
 	{name: "keys", tables: []Checked{&KeyTable}, routes: func(a *App) Routes {
-		p := NewAdmin(a.Store, a.Limiter, NewKeyTagger(a.Keyring, a.history, a.refusals), a.keyRules())
+		p := a.keyAdmin()
 		return Routes{Free: p.FreeRoutes(), Admin: p.AdminRoutes()}
 	}, work: func(a *App) []work {
 		return []work{
@@ -142,12 +142,7 @@ var registry = []part{
 	{name: "key import", routes: func(a *App) Routes {
 		return Routes{Admin: NewKeyImport(a.Store, a.Keyring, NewKeyForm(a.Keyring, a.keyRules())).AdminRoutes()}
 	}},
-	{name: "files", routes: func(a *App) Routes {
-		return Routes{Admin: NewApplier(a.Store, ApplyParts{
-			Keys:   NewAdmin(a.Store, a.Limiter, NewKeyTagger(a.Keyring, a.history, a.refusals), a.keyRules()),
-			Owners: NewOwners(a.Store, a.Keyring, a.Limiter), Hooks: NewWebhookAdmin(a.Store, a.peppers, a.targets, a.Sender), Tokens: a.tokens,
-		}).AdminRoutes()}
-	}},
+	{name: "files", routes: func(a *App) Routes { return Routes{Admin: a.applier().AdminRoutes()} }},
 	{name: "observed limits", work: func(a *App) []work {
 		return []work{{a.config.Keys.LastUsedInterval, "store the counts of observed limits", eachNode, func(now time.Time) error {
 			return a.Limiter.Observed.Flush(a.clock.Steady(now))
