@@ -175,10 +175,7 @@ func (a *applier) apply(w http.ResponseWriter, r *Request) error {
 // refused returns an error with all mistakes of the entries, or nil if there are none.
 func (run *applyRun) refused() error {
 	if len(run.faults) == 0 {
-		if len(run.steps) > maxApply {
-			return ErrValidation.With("The plan has more than %s changes, the maximum of one request. Nothing was changed. Apply a file with fewer entries, or without prune.", Figure(maxApply))
-		}
-		return nil
+		return checkPlanSize(len(run.steps))
 	}
 	first := run.faults[0]
 	return ErrValidation.With("%s %d: %s Nothing was changed.", first.Kind, first.Row, first.Message).WithField("errors", run.faults).WithField("error_count", len(run.faults))
@@ -335,14 +332,22 @@ func (run *applyRun) change(kind *applyKind, row int, body *Body, was *applied) 
 	return nil
 }
 
+// checkPlanSize returns an error if a plan with so many changes has more than one request may make.
+func checkPlanSize(changes int) error {
+	if changes <= maxApply {
+		return nil
+	}
+	return ErrValidation.With("The plan has more than %s changes, the maximum of one request. Nothing was changed. Apply a file with fewer entries, or without prune.", Figure(maxApply))
+}
+
 // ends ends the records that are not among seen, and returns the steps.
 func (run *applyRun) ends(kind *applyKind, seen map[any]int) (steps []applyStep, err error) {
 	list, err := kind.all(run.tx, run.request, func(id any) bool { return seen[id] > 0 })
 	if err != nil {
 		return nil, err
 	}
-	if len(list) > maxApply {
-		return nil, ErrValidation.With("The plan has more than %s changes, the maximum of one request. Nothing was changed. Apply a file with fewer entries, or without prune.", Figure(maxApply))
+	if err := checkPlanSize(len(list)); err != nil {
+		return nil, err
 	}
 	for _, was := range list {
 		if err := Permit(run.request, kind.endpoints[kind.end]); err != nil {
