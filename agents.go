@@ -293,8 +293,7 @@ func saveAgent(tx *Tx, r *Request, old *Agent, b *Body) (Agent, error) {
 		if a.ID, err = agentTable.NextID(tx); err != nil {
 			return a, err
 		}
-	}
-	if err := KeepOwner(tx, b, a.Owner, "agent"); old != nil && err != nil {
+	} else if err := KeepOwner(tx, b, a.Owner, "agent"); err != nil {
 		return a, err
 	}
 	scope, err := ScopeOf(tx, a.Owner)

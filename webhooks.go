@@ -186,8 +186,10 @@ func (h *WebhookAdmin) change(tx *Tx, r *Request, hook webhook, body *Body, need
 	if err := h.fill(r, &hook, body, needed); err != nil {
 		return hook, err
 	}
-	if err := KeepOwner(tx, body, hook.Owner, "webhook"); r.Key == nil && err != nil {
-		return hook, err
+	if r.Key == nil { // a key is of one owner
+		if err := KeepOwner(tx, body, hook.Owner, "webhook"); err != nil {
+			return hook, err
+		}
 	}
 	hook.UpdatedAt = r.Now
 	return hook, saveWebhook(tx, hook)
