@@ -5,6 +5,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
@@ -55,8 +56,8 @@ func GetAgent(tx *Tx, id uint64) (Agent, error) { return agentTable.Shared(tx, I
 func FindAgent(tx *Tx, s Scope, ref string) (a Agent, err error) {
 	if id, e := strconv.ParseUint(ref, 10, 64); e == nil {
 		a, err = GetAgent(tx, id)
-	} else if a, err = agentTable.One(tx, "assistant", []byte(ref)); err == nil && !s.Has(a.place()) {
-		a, err = sandboxCopy(tx, s, ref) // which has the assistant id of the agent that it is a copy of
+	} else {
+		a, err = assistant(tx, s, ref)
 	}
 	if errors.Is(err, ErrNotFound) || err == nil && !s.Has(a.place()) {
 		return Agent{}, ErrAgentNotFound
@@ -79,13 +80,18 @@ func (a Agent) place() Place {
 	return Place{Kind: AgentRecord, Owner: a.Owner, Team: a.TeamID, Agent: a.ID}
 }
 
-// sandboxCopy returns the agent with this assistant id in scope s.
-func sandboxCopy(tx *Tx, s Scope, assistant string) (Agent, error) {
-	for rest, key := range agentTable.Find(tx, "assistant", []byte(assistant), Forward) {
+// assistant returns the agent with this assistant id in scope s. The copy of an agent in a sandbox has the assistant id
+// of the agent. Like Table.One, it checks that the record has this id, because an index entry has no MAC.
+func assistant(tx *Tx, s Scope, id string) (Agent, error) {
+	for rest, key := range agentTable.Find(tx, "assistant", []byte(id), Forward) {
 		if len(rest) > 0 {
 			continue
 		}
-		if a, err := agentTable.Get(tx, key); err != nil || s.Has(a.place()) {
+		a, err := agentTable.Get(tx, key)
+		if err == nil && a.AssistantID != id {
+			err = fmt.Errorf("agents/assistant/%x: the index entry does not belong to its record", id)
+		}
+		if err != nil || s.Has(a.place()) {
 			return a, err
 		}
 	}

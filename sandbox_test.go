@@ -77,6 +77,11 @@ func TestSandbox_Filled(t *testing.T) {
 	}
 }
 
+// firstAgent returns the id of the first agent that a key sees.
+func (a *testApp) firstAgent(key string) int {
+	return int(a.shownTo(key, "/api/v1/agents")["agents"].([]any)[0].(map[string]any)["id"].(float64))
+}
+
 // TestSandbox_Unmixed looks at each list of the operator in both spaces: no record is in both lists, and each says what it is.
 func TestSandbox_Unmixed(t *testing.T) {
 	a := newHookApp(t, inMemory(t))
@@ -84,8 +89,8 @@ func TestSandbox_Unmixed(t *testing.T) {
 	made := 0
 	_, live := a.key(everyPermission, `"owner": "ann"`, `"limits": {"requests_per_minute_limit": 1000000}`)
 	for _, key := range []string{live, a.sandboxKey(`"owner": "ann"`)} {
-		agent := a.shownTo(key, "/api/v1/agents")["agents"].([]any)[0].(map[string]any)["id"].(float64)
-		o := owned{a, key, int(agent), &made}
+		agent := a.firstAgent(key)
+		o := owned{a, key, agent, &made}
 		for kind := range things {
 			o.thing(kind)
 		}
@@ -194,8 +199,8 @@ func TestSandbox_Reset(t *testing.T) {
 	_, live := a.key(everyPermission, `"owner": "ann"`, `"limits": {"requests_per_minute_limit": 1000000}`)
 	key := a.sandboxKey(`"owner": "ann"`)
 	of := func(key string) owned {
-		agent := a.shownTo(key, "/api/v1/agents")["agents"].([]any)[0].(map[string]any)["id"].(float64)
-		return owned{a, key, int(agent), &made}
+		agent := a.firstAgent(key)
+		return owned{a, key, agent, &made}
 	}
 	lives, sandboxes := of(live), of(key)
 	var ids []string

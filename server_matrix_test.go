@@ -604,10 +604,7 @@ func (s spaces) test(t *testing.T) {
 	made := 0
 	ann := a.keyStates("ann", s.mine)
 	_, bobs := a.key(everyPermission, s.theirs, fmt.Sprintf(`"owner": %q`, s.other), `"limits": {"requests_per_minute_limit": 1000000}`)
-	agent := func(key string) int {
-		return int(a.shownTo(key, "/api/v1/agents")["agents"].([]any)[0].(map[string]any)["id"].(float64))
-	}
-	own, other := owned{a, ann[0].secret, agent(ann[0].secret), &made}, owned{a, bobs, agent(bobs), &made}
+	own, other := owned{a, ann[0].secret, a.firstAgent(ann[0].secret), &made}, owned{a, bobs, a.firstAgent(bobs), &made}
 	for _, o := range []owned{own, other} {
 		w := o.ask("POST", "/api/v1/context-variables/create", o.key, `{"name": "plan", "display_name": "Plan", "variable_type": "text", "context_type": "contact"}`)
 		if w.Code != 201 {

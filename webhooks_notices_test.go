@@ -120,9 +120,15 @@ func TestNotices_LimitReached(t *testing.T) {
 		t.Fatalf("got %d", w.Code)
 	}
 	told(append(both, both...)...)
+	v.wantLimit(t, 1, "map[kind:window limit:3 name:requests_per_minute_limit window_seconds:60]")
+}
+
+// wantLimit checks the member limit of the event with this index.
+func (v *receiver) wantLimit(t testing.TB, index int, want string) {
+	t.Helper()
 	var body struct{ Limit map[string]any }
-	if err := json.Unmarshal([]byte(v.all()[1].body), &body); err != nil || fmt.Sprint(body.Limit) != "map[kind:window limit:3 name:requests_per_minute_limit window_seconds:60]" {
-		t.Errorf("got limit %v, %v", body.Limit, err)
+	if err := json.Unmarshal([]byte(v.all()[index].body), &body); err != nil || fmt.Sprint(body.Limit) != want {
+		t.Errorf("got limit %v, %v, want %s", body.Limit, err, want)
 	}
 }
 
@@ -197,10 +203,7 @@ func TestNotices_LimitWarning(t *testing.T) {
 	if n := len(v.all()); n != len(want) {
 		t.Errorf("got %d events, want %d: a limit of one unit has no warning", n, len(want))
 	}
-	var body struct{ Limit map[string]any }
-	if err := json.Unmarshal([]byte(v.all()[1].body), &body); err != nil || fmt.Sprint(body.Limit) != "map[kind:window limit:10 name:requests_per_minute_limit used:8 window_seconds:60]" {
-		t.Errorf("got limit %v, %v", body.Limit, err)
-	}
+	v.wantLimit(t, 1, "map[kind:window limit:10 name:requests_per_minute_limit used:8 window_seconds:60]")
 }
 
 // TestNotices_LimitWarningOwner uses most of a limit that two keys share.
