@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net/http/httptest"
 	"reflect"
@@ -74,6 +75,33 @@ func TestSandbox_Filled(t *testing.T) {
 	carl := a.sandboxKey(`"owner": "carl"`)
 	if got := membersOf(a.shownTo(carl, "/api/v1/agents")["agents"], "can_make_calls"); !slices.Equal(got, []string{"true"}) {
 		t.Errorf("an owner without agents: got %v, want one that can make calls", got)
+	}
+}
+
+// TestSandbox_WrongEntry has an index entry of an assistant id that leads to another agent of the same sandbox.
+func TestSandbox_WrongEntry(t *testing.T) {
+	a := newCallApp(t)
+	key := a.sandboxKey()
+	list := a.shownTo(key, "/api/v1/agents")["agents"].([]any)
+	first, second := list[0].(map[string]any), list[1].(map[string]any)
+	id := []byte(first["assistant_id"].(string))
+	entry := func(agent any) []byte { return slices.Concat(id, IDKey(uint64(agent.(float64)))) }
+	err := a.Store.Update(func(tx *Tx) error {
+		wrong := entry(second["id"])
+		return errors.Join(tx.Delete("agents/assistant", entry(first["id"])), tx.PutRaw("agents/assistant", wrong, sealEntry(wrong, 8)))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = a.Store.View(func(tx *Tx) error {
+		scope, err := ScopeOf(tx, SandboxOf(1))
+		if err == nil {
+			_, err = FindAgent(tx, scope, string(id))
+		}
+		return err
+	})
+	if err == nil || !strings.Contains(err.Error(), "does not belong to its record") {
+		t.Errorf("got %v, want an error about the entry", err)
 	}
 }
 
