@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// Calls of sandboxes are given to no dialer. They play out by themselves, with the changes of state and the webhook events
+// No dialer gets the calls of sandboxes. They play out by themselves, with the changes of state and the webhook events
 // of a call that a dialer places. When each change happens follows from the stored call, so a restart delays it at most.
 
 // The times of a call of a sandbox. With the period of the work that calls Play, a call is over within 3 seconds.

@@ -311,7 +311,8 @@ func TestUnescaped_AllPairs(t *testing.T) {
 	}
 }
 
-// A route for any method takes HEAD from one that names GET only if whoever may ask there may ask here.
+// With a route for GET and one for any method, a HEAD request goes to the latter only if every key that may use it may use
+// the route for GET as well.
 func TestRouteTable_HEAD(t *testing.T) {
 	for _, tt := range []struct {
 		get, other Permission

@@ -147,7 +147,7 @@ func TestServer_OthersAreMissing(t *testing.T) {
 		for _, body := range []string{`{"phone_number": "+4930555944", "agent_id": N}`, `{"phone_number": "+4930555944", "agent_id": 1, "contact_id": N}`} {
 			same("POST /api/v1/calls "+body, "POST", "/api/v1/calls", "/api/v1/calls", strings.ReplaceAll(body, "N", "1"), strings.ReplaceAll(body, "N", "999999"))
 		}
-		// Of teams the published API says whether they exist (team_access_denied).
+		// The published API reveals whether a team exists (team_access_denied), so team_id is not compared.
 		const agent = `{"title": "T", "start_time": "2026-03-02T09:00:00Z", "end_time": "2026-03-02T10:00:00Z", "ai_agent_id": `
 		same("event with ai_agent_id", "POST", eventsPath+"/create", eventsPath+"/create", agent+"1}", agent+"999999}")
 	}
@@ -573,11 +573,11 @@ func (a *testApp) keyStates(owner string, also ...string) []keyState {
 	}
 }
 
-// TestServer_StatesAndOwners crosses the states of a key with every endpoint that
-// has an id, and with a record of its own, of another owner and none: a key that
-// is not let in hears the same of all three, and one that is hears of another's
-// what it hears of none. Nothing of another's is ever changed, nor of one's own by
-// a key that is not let in.
+// TestServer_StatesAndOwners sends keys in all states to every endpoint that has an id,
+// with the id of a record of the key's owner, of another owner, and of none. A key that is
+// refused gets the same answer for all three. A valid one gets the same answer for a record
+// of another owner as for none. No record of another owner changes, and a key that is refused
+// changes none at all.
 //
 // An owner and the owner's sandbox are two owners here.
 func TestServer_StatesAndOwners(t *testing.T) {

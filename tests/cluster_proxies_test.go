@@ -180,7 +180,7 @@ func (b *balanced) where() map[string]string {
 	return nodes
 }
 
-// check tests what the page says about all proxies. checked says whether the proxy asks /readyz.
+// check tests what the page says about all proxies. checked means that the proxy asks /readyz.
 func (b *balanced) check(checked bool) {
 	b.Helper()
 	home := b.where()

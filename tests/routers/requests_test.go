@@ -12,8 +12,8 @@ import (
 // in the same place, and what looks like a wildcard.
 var values = []string{"1", "me", "files", "public", "admin", "users", "settings", ":id", "*rest", "{id}", "x.json", "caf\u00e9", "a b", "%61", "\u212a", "7-8_9~"}
 
-// changes are other ways to write a segment of a path. Each gets a segment, escaped, and returns
-// what stands in its place.
+// changes are other ways to write a segment of a path. Each gets an escaped segment and returns
+// another form of it.
 var changes = []func(r *rand.Rand, s string) string{
 	func(r *rand.Rand, s string) string { return escapeOne(r, s, "%%%02x") },
 	func(r *rand.Rand, s string) string { return escapeOne(r, s, "%%%02X") },
@@ -141,8 +141,7 @@ func newRequest(r *rand.Rand, u *upstream) request {
 // pick returns one element of list.
 func pick[T any](r *rand.Rand, list []T) T { return list[r.IntN(len(list))] }
 
-// escapeText returns s as it stands in a path by the rules of RFC 3986. Escapes that it already has
-// are kept.
+// escapeText escapes s for a path by the rules of RFC 3986. It keeps escapes that s already has.
 func escapeText(s string) string {
 	var b strings.Builder
 	for _, c := range []byte(s) {

@@ -142,7 +142,7 @@ func width(e endpoint) string {
 	return b.String() + "ca"
 }
 
-// rewritten returns a pattern with its wildcards in the form of a router. Each %s stands for the name.
+// rewritten returns a pattern with its wildcards in the syntax of a router. In one and rest, %s is the name of the wildcard.
 func rewritten(path, one, rest string, escape bool) string {
 	parts := strings.Split(path, "/")
 	for i, part := range parts {
