@@ -314,6 +314,9 @@ func fullEntries(services ...*testApp) map[string]string {
 	}
 }
 
+// applier returns the applier of the service.
+func (a *testApp) applier() *applier { return NewApplier(a.Store, a.applyParts()) }
+
 // TestApply_RoundTrip applies the export of one store to an empty one, and wants the same export of that.
 func TestApply_RoundTrip(t *testing.T) {
 	for name, change := range map[string]func(*Config){

@@ -255,16 +255,12 @@ func (a *App) keyRules() KeyRules {
 	}
 }
 
-// keyAdmin returns the part that serves the endpoints for keys.
-func (a *App) keyAdmin() *admin {
-	return NewAdmin(a.Store, a.Limiter, NewKeyTagger(a.Keyring, a.history, a.refusals), a.keyRules())
-}
-
-// applier returns the part that applies files of keys and more.
-func (a *App) applier() *applier {
-	return NewApplier(a.Store, ApplyParts{
-		Keys: a.keyAdmin(), Owners: NewOwners(a.Store, a.Keyring, a.Limiter), Hooks: NewWebhookAdmin(a.Store, a.peppers, a.targets, a.Sender), Tokens: a.tokens,
-	})
+// applyParts returns the parts whose endpoints for single records a file calls.
+func (a *App) applyParts() ApplyParts {
+	return ApplyParts{
+		Keys:   NewAdmin(a.Store, a.Limiter, NewKeyTagger(a.Keyring, a.history, a.refusals), a.keyRules()),
+		Owners: NewOwners(a.Store, a.Keyring, a.Limiter), Hooks: NewWebhookAdmin(a.Store, a.peppers, a.targets, a.Sender), Tokens: a.tokens,
+	}
 }
 
 // describe creates the reference pages. It returns the routes of the pages on the API

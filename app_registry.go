@@ -125,7 +125,7 @@ var registry = []part{
 		return Routes{Keyed: p.Routes(), Admin: p.AdminRoutes()}
 	}},
 	{name: "keys", tables: []Checked{&KeyTable}, routes: func(a *App) Routes {
-		p := a.keyAdmin()
+		p := NewAdmin(a.Store, a.Limiter, NewKeyTagger(a.Keyring, a.history, a.refusals), a.keyRules())
 		return Routes{Free: p.FreeRoutes(), Admin: p.AdminRoutes()}
 	}, work: func(a *App) []work {
 		return []work{
@@ -142,7 +142,7 @@ var registry = []part{
 	{name: "key import", routes: func(a *App) Routes {
 		return Routes{Admin: NewKeyImport(a.Store, a.Keyring, NewKeyForm(a.Keyring, a.keyRules())).AdminRoutes()}
 	}},
-	{name: "files", routes: func(a *App) Routes { return Routes{Admin: a.applier().AdminRoutes()} }},
+	{name: "files", routes: func(a *App) Routes { return Routes{Admin: NewApplier(a.Store, a.applyParts()).AdminRoutes()} }},
 	{name: "observed limits", work: func(a *App) []work {
 		return []work{{a.config.Keys.LastUsedInterval, "store the counts of observed limits", eachNode, func(now time.Time) error {
 			return a.Limiter.Observed.Flush(a.clock.Steady(now))
