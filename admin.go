@@ -265,8 +265,8 @@ func (a *admin) revoke(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	end := false
-	if body.Bool("end_webhooks", &end); body.Err() != nil {
+	hooks := false
+	if body.Bool("end_webhooks", &hooks); body.Err() != nil {
 		return body.Err()
 	}
 	var key *Key
@@ -275,16 +275,14 @@ func (a *admin) revoke(w http.ResponseWriter, r *Request) error {
 		if key, err = a.own(tx, r.Params.ByName("id")); key == nil {
 			return err
 		}
-		revoked := err != nil
-		if end {
-			if ended, err = EndWebhooksOf(tx, key.ID); err != nil {
-				return err
-			}
+		switch {
+		case err == nil:
+			ended, _, err = a.end(tx, key, r.Now, hooks)
+		case hooks:
+			ended, err = EndWebhooksOf(tx, key.ID)
+		default:
+			err = nil
 		}
-		if revoked {
-			return nil
-		}
-		_, err = a.end(tx, key, r.Now)
 		return err
 	})
 	if err != nil {
@@ -298,22 +296,28 @@ func (a *admin) revoke(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, shown)
 }
 
-// end revokes a key at now and publishes the event. It returns the webhooks that the key created and
-// that go on, which are also part of the event.
-func (a *admin) end(tx *Tx, key *Key, now time.Time) (left []map[string]any, err error) {
+// end revokes a key at now and publishes the event. With hooks it also deletes the webhooks that the
+// key created. It returns those that it deleted and those that go on, which are also part of the event.
+func (a *admin) end(tx *Tx, key *Key, now time.Time, hooks bool) (ended, left []map[string]any, err error) {
+	ended = []map[string]any{}
 	key.RevokedAt = now
 	if err := a.keyring.Save(tx, key); err != nil {
-		return nil, err
+		return nil, nil, err
+	}
+	if hooks {
+		if ended, err = EndWebhooksOf(tx, key.ID); err != nil {
+			return nil, nil, err
+		}
 	}
 	if left, err = WebhooksOf(tx, key.ID); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	for _, row := range left {
 		delete(row, "url") // it may contain a secret
 	}
 	event := KeyWebhookEvent(KeyRevoked, key, now)
 	event.Body["webhooks"] = left
-	return left, Publish(tx, event)
+	return ended, left, Publish(tx, event)
 }
 
 // save calls apply on the key in the path, stores the key and answers with it. For a
@@ -486,7 +490,7 @@ func (a *admin) revokeSelf(w http.ResponseWriter, r *Request) error {
 			return err
 		}
 		if r.Key.SecretSerial() == key.Serial {
-			left, err := a.end(tx, key, r.Now)
+			_, left, err := a.end(tx, key, r.Now, false)
 			if len(left) > 0 {
 				deed.Detail["webhooks"] = left
 			}

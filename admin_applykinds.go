@@ -225,7 +225,7 @@ func (a *applier) keyKind() *applyKind {
 			return show(key), func() error { return a.keepKey(tx, r, before, key) }, nil
 		},
 		drop: func(tx *Tx, r *Request, was *applied) error {
-			_, err := a.keys.end(tx, was.record.(*Key).Clone(), r.Now)
+			_, _, err := a.keys.end(tx, was.record.(*Key).Clone(), r.Now, false)
 			return err
 		},
 	}
