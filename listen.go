@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/activation"
@@ -334,8 +335,9 @@ func (d *Listeners) Reload() (err error) {
 func (d *Listeners) Failed() <-chan error { return d.failed }
 
 // Close stops accepting connections and waits until the requests in progress are answered, but at
-// most for Server.ShutdownTimeout or until ctx ends. It then closes their connections. A connection
-// that is still waiting at a socket of the service manager is left for the next process.
+// most for Server.ShutdownTimeout or until ctx ends. It then closes their connections and logs
+// that. This is no error, because a stream may have no end. A connection that is still waiting at a
+// socket of the service manager is left for the next process.
 func (d *Listeners) Close(ctx context.Context) error {
 	d.stop()
 	grace, cancel := context.WithTimeout(ctx, d.o.Config.Server.ShutdownTimeout)
@@ -353,18 +355,27 @@ func (d *Listeners) Close(ctx context.Context) error {
 	d.o.Connections.set.Wait(grace)
 	failed := make([]error, len(d.groups))
 	var all sync.WaitGroup
+	var cut atomic.Bool
 	for i, x := range d.groups {
 		all.Go(func() {
 			var err error
 			if x.lean != nil {
 				err = x.lean.Shutdown(grace) // may still hand connections over to server
 			}
-			if err = errors.Join(err, x.server.Shutdown(grace)); err != nil {
-				failed[i] = errors.Join(fmt.Errorf("stop: %w", err), x.server.Close())
+			err = errors.Join(err, x.server.Shutdown(grace))
+			if err != nil && grace.Err() != nil {
+				cut.Store(true)
+				err = x.server.Close()
+			}
+			if err != nil {
+				failed[i] = fmt.Errorf("stop: %w", err)
 			}
 		})
 	}
 	all.Wait()
+	if cut.Load() {
+		d.o.Log.Warn("requests that were in progress for longer than shutdown_timeout were cut off", "shutdown_timeout", d.o.Config.Server.ShutdownTimeout.String())
+	}
 	if err := os.Remove(d.o.Socket); !errors.Is(err, os.ErrNotExist) {
 		failed = append(failed, err)
 	}

@@ -5,7 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -21,34 +24,85 @@ import (
 
 // The crash test starts the real program, loads it over HTTP, kills it at
 // random points, every fifth time by SIGTERM, sent twice, and holds what is stored afterwards against what it had
-// answered. LATCHKEY_CRASH_CYCLES sets how often; a change gets by with few.
-const crashCycles = 20
+// answered. Meanwhile backups are read, and streams of a guarded route stay open. LATCHKEY_CRASH_CYCLES sets how often
+// the program is ended; a change gets by with few. Every hundred have a store of their own. LATCHKEY_CRASH_PROGRESS
+// names a file with the number of ends that have passed, with which an interrupted run goes on.
+const (
+	crashCycles = 20
+	crashRound  = 100
+)
 
 const anyTarget = "LATCHKEY_WEBHOOKS_ALLOW_PRIVATE_TARGETS=true"
 
 func TestProgram_Crash(t *testing.T) {
-	data := filepath.Join(t.TempDir(), "data")
-	serve := func() *program.Server { return program.Serve(t, data, "LATCHKEY_LOG_ACCESS=false", anyTarget) }
+	cycles, progress, done := program.Long(t, "LATCHKEY_CRASH_CYCLES", crashCycles), os.Getenv("LATCHKEY_CRASH_PROGRESS"), 0
+	if text, err := os.ReadFile(progress); err == nil {
+		if _, err := fmt.Sscan(string(text), &done); err != nil {
+			t.Fatalf("LATCHKEY_CRASH_PROGRESS: %v", err)
+		}
+	}
+	for done < cycles && !t.Failed() {
+		n := min(crashRound, cycles-done)
+		t.Run(fmt.Sprint("after ", done), func(t *testing.T) { crash(t, n) })
+		if done += n; progress != "" && !t.Failed() {
+			if err := os.WriteFile(progress, fmt.Append(nil, done), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// crash ends a program a number of times.
+func crash(t *testing.T, cycles int) {
+	upstream := httptest.NewServer(http.HandlerFunc(streamOrAnswer))
+	t.Cleanup(upstream.CloseClientConnections) // before Close, which waits for the streams
+	t.Cleanup(upstream.Close)
+	dir := t.TempDir()
+	config, data := filepath.Join(dir, "latchkey.toml"), filepath.Join(dir, "data")
+	if err := os.WriteFile(config, fmt.Appendf(nil, "[[route]]\npath = \"/up/*rest\"\npermission = \"can_read_agents\"\nupstream = %q\n", upstream.URL), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	serve := func() *program.Server {
+		return program.Serve(t, data, "--config", config, "LATCHKEY_LOG_ACCESS=false", anyTarget)
+	}
 	p := serve()
 	l := newLedger(t, p)
-	tight := map[string]int{} // by secret
-	for _, limit := range []int{1, 5, 60} {
+	create := func(limits map[string]int) string {
 		var made struct{ Key string }
-		body := map[string]any{"name": "tight", "permissions": []string{"can_read_agents"}, "limits": map[string]int{RequestsPerMinute: limit}}
+		body := map[string]any{"name": "tight", "owner": "tight", "permissions": []string{"can_read_agents"}, "limits": limits}
 		if err := p.Socket().Do(context.Background(), "POST", "/admin/v1/keys", body, &made); err != nil {
 			t.Fatal(err)
 		}
-		tight[made.Key] = limit
+		return made.Key
 	}
+	tight := map[string]int{} // by secret
+	for _, limit := range []int{1, 5, 60} {
+		tight[create(map[string]int{RequestsPerMinute: limit})] = limit
+	}
+	one := create(map[string]int{ConcurrentStreams: 1, RequestsPerMinute: 1_000_000})
 	passed := map[string][]answer{}
-	cycles := program.Long(t, "LATCHKEY_CRASH_CYCLES", crashCycles)
+	streams, backups := 0, 0
 	for cycle := range cycles {
 		t.Logf("cycle %d", cycle) // a sign of life
 		stop := make(chan struct{})
 		wait := l.load(p, stop, 0)
+		var more sync.WaitGroup
+		more.Go(func() {
+			if p.Socket().Copy(context.Background(), "/admin/v1/backup", io.Discard) == nil {
+				backups++
+			}
+		})
+		more.Go(func() {
+			// A crash must not leave a stream that counts for ever.
+			if status, begun := stream(p, one); begun {
+				streams++
+			} else if status != 0 {
+				t.Errorf("the only stream of a key: got %d", status)
+			}
+		})
 		for secret := range tight {
-			for range 3 {
-				if a, _ := do("GET", p.URL+"/api/v1/agents", secret, nil); a.status == 200 {
+			for i := range 3 {
+				if a, _ := do("GET", p.URL+[]string{"/api/v1/agents", "/up/x"}[i%2], secret, nil); a.status == 200 {
 					passed[secret] = append(passed[secret], a)
 				}
 			}
@@ -64,6 +118,7 @@ func TestProgram_Crash(t *testing.T) {
 		p.Kill()
 		close(stop)
 		wait()
+		more.Wait()
 		problems, err := l.inspectCopy(t, data)
 		if err != nil || len(problems) > 0 {
 			t.Fatalf("after kill %d: %v, %v", cycle, problems, err)
@@ -74,7 +129,40 @@ func TestProgram_Crash(t *testing.T) {
 	for secret, limit := range tight {
 		checkWindow(t, passed[secret], limit, time.Minute)
 	}
-	t.Logf("%d ends, every fifth by SIGTERM; acknowledged: %s", cycles, l.counts())
+	if streams == 0 || backups == 0 {
+		t.Errorf("%d streams were opened and %d backups were complete, want some", streams, backups)
+	}
+	l.complete(t)
+	t.Logf("%d ends, every fifth by SIGTERM, with %d open streams, %d backups complete; acknowledged: %s", cycles, streams, backups, l.counts())
+}
+
+// streamOrAnswer answers at once, or to /up/stream for as long as the client listens.
+func streamOrAnswer(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path != "/up/stream" {
+		return
+	}
+	w.Header().Set("Content-Type", "text/event-stream")
+	for range time.Tick(10 * time.Millisecond) {
+		if _, err := io.WriteString(w, "data: x\n\n"); err != nil || http.NewResponseController(w).Flush() != nil || r.Context().Err() != nil {
+			return
+		}
+	}
+}
+
+// stream reads a stream until it is cut. begun says whether it was one; a status of 0 is no answer.
+func stream(p *program.Server, key string) (status int, begun bool) {
+	r, err := http.NewRequest("GET", p.URL+"/up/stream", nil)
+	if err != nil {
+		panic(err)
+	}
+	r.Header.Set("X-API-Key", key)
+	w, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return 0, false
+	}
+	defer w.Body.Close()
+	n, _ := io.Copy(io.Discard, w.Body)
+	return w.StatusCode, w.StatusCode == 200 && n > 0
 }
 
 // checkWindow looks for a span in which more than limit requests were both

@@ -41,7 +41,8 @@ type ledger struct {
 	people   map[string]time.Time // names of operators
 	sessions map[string]time.Time // tokens
 	admitted []answer             // of the limited key
-	asked    int                  // calls and events asked for, answered or not
+	mix      *mix
+	asked    int // calls and events asked for, answered or not
 
 	refused  int // answers of 503
 	relapsed int // requests let through after one, in a sequence of them
@@ -84,6 +85,7 @@ func newLedger(t testing.TB, p *program.Server) *ledger {
 		"limits": map[string]int{RequestsPerMinute: 10_000_000, CallsPerDay: 100_000, EventsPerDay: 1_000_000}}, &made)
 	l.caller, l.callerID = made.Key, made.ID
 	must("/admin/v1/webhooks", map[string]any{"name": "all", "url": "http://127.0.0.1:1/", "subscribed_events": []string{"call.queued", KeyCreated, "calendar.created"}}, nil)
+	l.mix = newMix(must)
 	l.admin, l.begun = "http://"+p.Admin, time.Now()
 	return l
 }
@@ -92,7 +94,7 @@ func newLedger(t testing.TB, p *program.Server) *ledger {
 // rounds each where that is not 0, and gives what waits for its end.
 func (l *ledger) load(p *program.Server, stop chan struct{}, rounds int) (wait func()) {
 	var wg sync.WaitGroup
-	for _, work := range []func(p *program.Server, n int){l.ask, l.call, l.schedule, l.churn, l.hire, l.logIn} {
+	for _, work := range append(l.mixed(), l.ask, l.call, l.schedule, l.churn, l.hire, l.logIn) {
 		wg.Go(func() {
 			for n := 0; rounds == 0 || n < rounds; n++ {
 				select {
@@ -109,7 +111,7 @@ func (l *ledger) load(p *program.Server, stop chan struct{}, rounds int) (wait f
 
 // round does one of everything, one after another.
 func (l *ledger) round(p *program.Server, n int) {
-	for _, work := range []func(p *program.Server, n int){l.ask, l.call, l.schedule, l.churn, l.hire, l.logIn, l.ask, l.call} {
+	for _, work := range append(l.mixed(), l.ask, l.call, l.schedule, l.churn, l.hire, l.logIn, l.ask, l.call) {
 		work(p, n)
 	}
 }
@@ -120,6 +122,7 @@ func (l *ledger) copy() *ledger {
 	defer l.mu.Unlock()
 	c := &ledger{begun: l.begun, limited: l.limited, caller: l.caller, callerID: l.callerID, operator: l.operator, asked: l.asked, admitted: slices.Clone(l.admitted)}
 	c.calls, c.events, c.people, c.sessions = maps.Clone(l.calls), maps.Clone(l.events), maps.Clone(l.people), maps.Clone(l.sessions)
+	c.mix = l.mix.copy()
 	c.keys = map[string]*deedKey{}
 	for id, k := range l.keys {
 		one := *k
@@ -275,6 +278,9 @@ func (l *ledger) complete(t testing.TB) {
 			t.Errorf("no %s were acknowledged, so nothing is shown of them", what)
 		}
 	}
+	if missing := l.mix.missing(); len(missing) > 0 {
+		t.Errorf("not one %q was acknowledged, so nothing is shown of them", missing)
+	}
 }
 
 // counts says how much was acknowledged.
@@ -290,8 +296,8 @@ func (l *ledger) counts() string {
 			rotated++
 		}
 	}
-	return fmt.Sprintf("%d keys, %d revocations, %d rotations, %d calls, %d events, %d operators, %d sessions, %d limited requests",
-		len(l.keys), revoked, rotated, len(l.calls), len(l.events), len(l.people), len(l.sessions), len(l.admitted))
+	return fmt.Sprintf("%d keys, %d revocations, %d rotations, %d calls, %d events, %d operators, %d sessions, %d limited requests, %s",
+		len(l.keys), revoked, rotated, len(l.calls), len(l.events), len(l.people), len(l.sessions), len(l.admitted), l.mix.counts())
 }
 
 // inspect opens a data folder with the real code, the clock standing at a
@@ -324,7 +330,7 @@ func (l *ledger) hold(app *App, at, until time.Time) (problems []string, err err
 			return err
 		}
 		problems = append(problems, result.Problems...)
-		return l.holdRecords(tx, at, report)
+		return errors.Join(l.holdRecords(tx, at, report), l.mix.hold(app, tx, at, until, report))
 	})
 	for token, acknowledged := range l.sessions {
 		if _, e := app.sessions.Find(token, sessionUse{At: at}); e != nil && acknowledged.Before(at) {
@@ -391,8 +397,8 @@ func (l *ledger) holdRecords(tx *Tx, at time.Time, report func(string, ...any)) 
 			report("the operator %s was acknowledged: %v", name, err)
 		}
 	}
-	calls, err1 := callTable.Count(tx)
-	events, err2 := appointmentTable.Count(tx)
+	calls, err1 := countLive(tx, &callTable)
+	events, err2 := countLive(tx, &appointmentTable)
 	keys, err3 := KeyTable.Count(tx)
 	queue, err4 := findQueue(tx, 1)
 	if err := errors.Join(err1, err2, err3, err4); err != nil {
@@ -416,15 +422,33 @@ func (l *ledger) holdRecords(tx *Tx, at time.Time, report func(string, ...any)) 
 	return nil
 }
 
+// countLive returns the number of records that are in no sandbox.
+func countLive[T any](tx *Tx, table *Table[T]) (n int, err error) {
+	for record, err := range table.All(tx, Forward) {
+		if err != nil {
+			return 0, err
+		}
+		if !IsSandbox(table.Owner(record)) {
+			n++
+		}
+	}
+	return n, nil
+}
+
 // do sends a request and gives what came back; a zero status is no answer.
 func do(method, url, key string, body []byte) (answer, []byte) {
+	return doBy(http.DefaultClient, method, url, key, body)
+}
+
+// doBy is do by a client.
+func doBy(client *http.Client, method, url, key string, body []byte) (answer, []byte) {
 	r, err := http.NewRequest(method, url, bytes.NewReader(body))
 	if err != nil {
 		panic(err)
 	}
 	r.Header.Set("X-API-Key", key)
 	a := answer{sent: time.Now()}
-	w, err := http.DefaultClient.Do(r)
+	w, err := client.Do(r)
 	if err != nil {
 		return a, nil
 	}
