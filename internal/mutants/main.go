@@ -68,7 +68,7 @@ func run(n int, seed uint64, path string, only int, files []string) error {
 		return err
 	}
 	defer os.RemoveAll(folder)
-	t := &trials{program: filepath.Join(folder, "mutants.test"), folder: folder, families: map[string]*family{}}
+	t := &trials{program: filepath.Join(folder, "mutants.test"), folder: folder, families: map[string]family{}}
 	if err := build(mutants, folder, t.program); err != nil {
 		return err
 	}
@@ -133,20 +133,22 @@ func summarize(done map[int]result) {
 // trials runs the test program.
 type trials struct {
 	program, folder string
-	families        map[string]*family
+	families        map[string]family
 }
 
-// family is the tests of a family of files.
-type family struct {
-	tests   string        // pattern for -test.run
-	takes   time.Duration // how long they take without a mutant
-	reached map[int]bool  // mutants whose code they run
+// family is the tests of a family of files, the fastest first.
+type family []familyTest
+
+type familyTest struct {
+	name    string
+	takes   time.Duration // without a mutant
+	reached map[int]bool  // mutants whose code it runs
 }
 
 var testFunc = regexp.MustCompile(`(?m)^func (Test\w+)\(t \*testing\.T\)`)
 
 // of returns the tests of the family of a file. Tests that fail without a mutant are left out.
-func (t *trials) of(file string) (*family, error) {
+func (t *trials) of(file string) (family, error) {
 	name := strings.SplitN(strings.TrimSuffix(file, ".go"), "_", 2)[0]
 	if f := t.families[name]; f != nil {
 		return f, nil
@@ -165,28 +167,29 @@ func (t *trials) of(file string) (*family, error) {
 			tests = append(tests, m[1])
 		}
 	}
-	f := &family{}
-	for {
-		f.tests = "^(" + strings.Join(tests, "|") + ")$"
-		reached := filepath.Join(t.folder, name)
+	var f family
+	var all time.Duration
+	for _, test := range tests {
+		reached := filepath.Join(t.folder, test)
 		began := time.Now()
-		failed, output, err := t.tests(f, time.Hour, "LATCHKEY_MUTANTS_REACHED="+reached)
+		failed, _, err := t.tests([]string{test}, time.Hour, "LATCHKEY_MUTANTS_REACHED="+reached)
 		if err != nil {
 			return nil, err
 		}
-		if failed == "" {
-			f.takes = time.Since(began)
-			f.reached, err = readNumbers(reached)
-			log.Printf("the %d tests of %s take %s", len(tests), name, f.takes.Round(time.Second))
-			t.families[name] = f
-			return f, err
+		if failed != "" {
+			log.Printf("%s fails without a mutant and is left out", test)
+			continue
 		}
-		if !slices.Contains(tests, failed) {
-			return nil, fmt.Errorf("the tests of %s fail without a mutant:\n%s", name, output)
+		one := familyTest{name: test, takes: time.Since(began)}
+		if one.reached, err = readNumbers(reached); err != nil {
+			return nil, err
 		}
-		log.Printf("%s fails without a mutant and is left out", failed)
-		tests = slices.DeleteFunc(tests, func(test string) bool { return test == failed })
+		f, all = append(f, one), all+one.takes
 	}
+	slices.SortFunc(f, func(a, b familyTest) int { return cmp.Compare(a.takes, b.takes) })
+	log.Printf("the %d tests of %s take %s", len(f), name, all.Round(time.Second))
+	t.families[name] = f
+	return f, nil
 }
 
 // readNumbers returns the numbers in a file, one in each line.
@@ -210,11 +213,11 @@ func readNumbers(path string) (map[int]bool, error) {
 
 var failedTest = regexp.MustCompile(`(?m)^--- FAIL: (Test\w+)`)
 
-// tests runs the tests of a family. failed is the first test that fails, or what ended the program; "" if none does.
-func (t *trials) tests(f *family, limit time.Duration, env ...string) (failed, output string, err error) {
+// tests runs tests. failed is the first one that fails, or what ended the program; "" if none does.
+func (t *trials) tests(names []string, limit time.Duration, env ...string) (failed, output string, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, t.program, "-test.short", "-test.failfast", "-test.run", f.tests)
+	cmd := exec.CommandContext(ctx, t.program, "-test.short", "-test.failfast", "-test.run", "^("+strings.Join(names, "|")+")$")
 	cmd.Env = append(os.Environ(), env...)
 	out, err := cmd.CombinedOutput()
 	if err == nil {
@@ -239,17 +242,43 @@ func (t *trials) try(m site) (result, error) {
 	if err != nil {
 		return r, err
 	}
-	if !f.reached[m.number] {
-		r.Fate = "unreached"
-		return r, nil
-	}
+	r.Fate = "unreached"
 	began := time.Now()
-	r.By, _, err = t.tests(f, 3*f.takes+20*time.Second, "LATCHKEY_MUTANT="+strconv.Itoa(m.number))
-	r.Seconds, r.Fate = time.Since(began).Seconds(), "killed"
-	if r.By == "" {
+	for _, names := range f.reaching(m.number) {
+		if r.By, _, err = t.tests(names.tests, 3*names.takes+20*time.Second, "LATCHKEY_MUTANT="+strconv.Itoa(m.number)); err != nil {
+			return r, err
+		}
+		if r.Fate = "killed"; r.By != "" {
+			break
+		}
 		r.Fate = "survived"
 	}
-	return r, err
+	r.Seconds = time.Since(began).Seconds()
+	return r, nil
+}
+
+// group is tests that one process runs.
+type group struct {
+	tests []string
+	takes time.Duration
+}
+
+// reaching returns the tests that run the code of a mutant: first all that take less than a second, then one by one.
+func (f family) reaching(mutant int) (list []group) {
+	var quick group
+	for _, test := range f {
+		switch {
+		case !test.reached[mutant]:
+		case test.takes < time.Second:
+			quick.tests, quick.takes = append(quick.tests, test.name), quick.takes+test.takes
+		default:
+			list = append(list, group{[]string{test.name}, test.takes})
+		}
+	}
+	if len(quick.tests) > 0 {
+		list = slices.Insert(list, 0, quick)
+	}
+	return list
 }
 
 // show prints what the tests say of a mutant.
@@ -258,7 +287,14 @@ func (t *trials) show(m site) error {
 	if err != nil {
 		return err
 	}
-	failed, output, err := t.tests(f, time.Hour, "LATCHKEY_MUTANT="+strconv.Itoa(m.number))
-	fmt.Printf("%s\n%s: %s: %q\n", output, m.at, m.what, failed)
-	return err
+	for _, names := range f.reaching(m.number) {
+		failed, output, err := t.tests(names.tests, time.Hour, "LATCHKEY_MUTANT="+strconv.Itoa(m.number))
+		if err != nil {
+			return err
+		}
+		if fmt.Printf("%s\n%s: %s: %q\n", output, m.at, m.what, failed); failed != "" {
+			break
+		}
+	}
+	return nil
 }
