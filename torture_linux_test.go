@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -598,23 +599,32 @@ func free(t testing.TB, dir string) int64 {
 }
 
 // A disk that is full ends the server after a 503 and with a sentence; nothing
-// that was acknowledged is lost, and with room again it goes on.
+// that was acknowledged is lost, and with room again it goes on. While the disk
+// is nearly full, keys can store nothing new, and the operator can.
 // LATCHKEY_CRASH_DISKS sets how often the disk is filled anew, up to another
 // byte.
 func TestProgram_DiskFull(t *testing.T) {
-	disk := smallDisk(t, "8m")
+	disk := smallDisk(t, "64m") // keys can store nothing new below 3.2 MB
 	data, ballast := filepath.Join(disk, "data"), filepath.Join(disk, "ballast")
 	p := program.Serve(t, data, "LATCHKEY_LOG_ACCESS=false", anyTarget)
 	l := newLedger(t, p)
-	l.load(p, nil, 2)()
-	times := program.Long(t, "LATCHKEY_CRASH_DISKS", 2)
+	l.load(p, nil, 5)()
+	times, low := program.Long(t, "LATCHKEY_CRASH_DISKS", 2), false
 	for i := range times {
-		// Others fill the disk while the server runs, up to some pages.
-		left := int64(i%8) * 4096
+		// Others fill the disk while the server runs, up to some bytes.
+		left := rand.Int64N(160_000)
 		if err := os.WriteFile(ballast, make([]byte, free(t, disk)-left), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		l.refused, l.relapsed = 0, 0
+		status := 0
+		for deadline := time.Now().Add(time.Minute); status != http.StatusInsufficientStorage && time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+			a, _ := do("POST", p.URL+"/api/v1/contacts/create", l.mix.key, []byte(`{"first_name": "Mara"}`))
+			if status = a.status; status == http.StatusServiceUnavailable {
+				break // the disk is full already
+			}
+		}
+		low = low || status == http.StatusInsufficientStorage
 		for round := 0; round < 400 && l.refused == 0; round++ {
 			l.round(p, round)
 		}
@@ -649,6 +659,9 @@ func TestProgram_DiskFull(t *testing.T) {
 		}
 	}
 	l.complete(t)
+	if !low {
+		t.Error("a key could store something new while the disk was nearly full")
+	}
 	t.Logf("disk full %d times; acknowledged: %s", times, l.counts())
 }
 
