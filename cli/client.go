@@ -62,7 +62,9 @@ func (e *ClientError) Error() string {
 // open.
 func folderClient(dir string) *Client { return NewSocketClient(filepath.Join(dir, "control.sock")) }
 
-// NewSocketClient returns a client that connects to the control socket at path.
+// NewSocketClient returns a client that connects to the control socket at path. Each request has a
+// connection of its own, because a server that reloads its configuration asks itself: it would keep
+// both ends open until they have been idle for long enough.
 func NewSocketClient(path string) *Client {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		short, release, err := sockpath.Short(path)
@@ -72,7 +74,7 @@ func NewSocketClient(path string) *Client {
 		defer release()
 		return (&net.Dialer{}).DialContext(ctx, "unix", short)
 	}
-	return &Client{base: "http://control", http: &http.Client{Transport: &http.Transport{DialContext: dial}, Timeout: time.Minute}}
+	return &Client{base: "http://control", http: &http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}, Timeout: time.Minute}}
 }
 
 // NewTCPClient returns a client for the admin listener at url. It sends token with each request

@@ -96,6 +96,20 @@ func TestProgram_LogNobodyReads(t *testing.T) {
 	}
 }
 
+// TestProgram_Reloads reloads the configuration again and again, for which the server asks itself over its control socket. No
+// connection is left open.
+func TestProgram_Reloads(t *testing.T) {
+	w := newWire(t)
+	const reloads = 20
+	_, before := w.weight(t)
+	for range reloads {
+		w.operate("POST", "/admin/v1/reload", "", nil)
+	}
+	if _, after := w.weight(t); after >= before+reloads {
+		t.Errorf("%d files are open after %d reloads, %d before", after, reloads, before)
+	}
+}
+
 // TestProgram_EarlyHangup sends SIGHUP while the server opens its data folder: it starts all the
 // same.
 func TestProgram_EarlyHangup(t *testing.T) {
