@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
-	"fmt"
 	"io"
 	"net/http"
 	"os/exec"
@@ -60,9 +59,27 @@ func ServeCommand(t testing.TB, cmd *exec.Cmd, data string) *Server {
 	return s
 }
 
+// ServeLog is like ServeCommand, but once the server listens, its log goes to a
+// writer. While that blocks, nobody reads the log.
+func ServeLog(t testing.TB, cmd *exec.Cmd, data string, log io.Writer) *Server {
+	t.Helper()
+	s := start(t, cmd, data, log)
+	if s.URL == "" {
+		t.Fatalf("the server did not listen: %s", s.Out)
+	}
+	return s
+}
+
 // StartCommand starts a server by a command and waits until it listens or closes
 // its log. The server is killed when the test ends.
 func StartCommand(t testing.TB, cmd *exec.Cmd, data string) *Server {
+	t.Helper()
+	return start(t, cmd, data, nil)
+}
+
+// start is StartCommand. What follows the line that says where the server listens
+// goes to log; nil: to Out.
+func start(t testing.TB, cmd *exec.Cmd, data string, log io.Writer) *Server {
 	t.Helper()
 	s := &Server{Cmd: cmd, Data: data, Out: &Output{}, ended: make(chan struct{})}
 	cmd.Stdout = s.Out
@@ -76,20 +93,25 @@ func StartCommand(t testing.TB, cmd *exec.Cmd, data string) *Server {
 	t.Cleanup(s.Kill)
 	late := time.AfterFunc(patience, func() { _ = cmd.Process.Kill() })
 	defer late.Stop()
-	lines := bufio.NewScanner(logs)
-	for s.URL == "" && lines.Scan() {
+	lines := bufio.NewReader(logs)
+	for s.URL == "" && err == nil {
+		var text []byte
+		text, err = lines.ReadBytes('\n')
 		var line struct {
 			Msg, API string
 			Admin    string `json:"admin_addr"`
 		}
-		if json.Unmarshal(lines.Bytes(), &line) == nil && line.Msg == "listening" {
+		if json.Unmarshal(text, &line) == nil && line.Msg == "listening" {
 			s.URL, s.Admin = line.API, line.Admin
 		}
-		fmt.Fprintf(s.Out, "%s\n", lines.Bytes())
+		_, _ = s.Out.Write(text)
+	}
+	if log == nil {
+		log = s.Out
 	}
 	go func() {
 		defer close(s.ended)
-		_, _ = io.Copy(s.Out, logs)
+		_, _ = io.Copy(log, lines)
 		_ = cmd.Wait() // Wait reports how it ended
 	}()
 	return s
