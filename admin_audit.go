@@ -89,7 +89,7 @@ func (a *AuditLog) AdminRoutes() []Route {
 // Watch records a request in the audit log if the admin endpoint refused it with a 4xx
 // status. It records a refused GET or HEAD request only if the status is 401, 403 or 429.
 func (a *AuditLog) Watch(o *Outcome) {
-	if o.Status < 400 || o.Status >= 500 || !strings.HasPrefix(o.Route, "/admin/") {
+	if o.Status < 400 || o.Status >= 500 || !o.Admin || !strings.HasPrefix(o.Route, "/admin/") {
 		return
 	}
 	reads := o.Method == http.MethodGet || o.Method == http.MethodHead

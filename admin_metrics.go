@@ -59,7 +59,11 @@ type Metrics struct {
 	states       atomic.Pointer[map[string]int] // keys by state at the last count; nil if they were not counted
 }
 
-type routeName struct{ method, route string }
+// routeName identifies the counters of a route. A guarded route may have the path of an admin route.
+type routeName struct {
+	method, route string
+	admin         bool // see Outcome.Admin
+}
 
 // doorAPI is the value of the label door for the API listener.
 const doorAPI = "api"
@@ -375,9 +379,10 @@ func (m *Metrics) serve(w http.ResponseWriter, r *Request) error {
 // Watch counts an answered request. It is called for each request, so it allocates only for
 // the first request with a route, status or error code.
 func (m *Metrics) Watch(o *Outcome) {
-	r := (*m.routes.Load())[routeName{o.Method, o.Route}]
+	name := routeName{o.Method, o.Route, o.Admin}
+	r := (*m.routes.Load())[name]
 	if r == nil {
-		r = m.newRoute(o.Method, o.Route)
+		r = m.newRoute(name)
 	}
 	r.seconds.Observe(o.Took.Seconds())
 	m.count(r, o.Status).Add(1)
@@ -427,25 +432,23 @@ func codeName(status int) string {
 const maxRoutes = 2000
 
 // newRoute returns the counters of a route. It creates them if there are none. Requests with
-// an unknown method, and routes beyond maxRoutes, share one set of counters: the client
+// an unknown method, and routes beyond maxRoutes, share one set of counters for each listener: the client
 // chooses the method, and must not be able to create any number of counters.
-func (m *Metrics) newRoute(method, route string) *routeMeter {
+func (m *Metrics) newRoute(name routeName) *routeMeter {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	name, all := routeName{method, route}, *m.routes.Load()
-	label := name
-	if !slices.Contains([]string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}, method) || len(all) >= maxRoutes {
-		label = routeName{"other", "-"}
-		name = label
+	all := *m.routes.Load()
+	if !slices.Contains([]string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}, name.method) || len(all) >= maxRoutes {
+		name.method, name.route = "other", "-"
 	}
 	if r := all[name]; r != nil {
 		return r
 	}
 	door := doorAPI
-	if strings.HasPrefix(route, "/admin/") || route == "/metrics" {
+	if name.admin {
 		door = "admin"
 	}
-	r := &routeMeter{door: door, name: label, seconds: promtext.NewHistogram(.00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .1, .5, 2.5)}
+	r := &routeMeter{door: door, name: name, seconds: promtext.NewHistogram(.00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .1, .5, 2.5)}
 	r.codes.Store(&[]codeMeter{})
 	more := maps.Clone(all)
 	more[name] = r

@@ -348,9 +348,9 @@ func (a *App) observe() {
 }
 
 // note adds a request to the usage history and to the latest requests. It ignores requests to the admin
-// endpoint.
+// listener.
 func (a *App) note(o *Outcome) {
-	if strings.HasPrefix(o.Route, "/admin/") {
+	if o.Admin {
 		return
 	}
 	key, route := "", o.Route

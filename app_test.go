@@ -7,6 +7,7 @@ import (
 	"go/parser"
 	"go/token"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -251,4 +252,49 @@ func sources(t *testing.T, fset *token.FileSet, patterns ...string) (list []sour
 		}
 	}
 	return list
+}
+
+// The figures of the API are of requests to the API listener only: a guarded route may have the path of an
+// admin route, and a request to the admin listener may match no route.
+func TestApp_FiguresAreOfTheAPI(t *testing.T) {
+	g := newGuarded(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/admin/v1/keys" {
+			w.WriteHeader(http.StatusForbidden)
+		}
+	}, func(c *Config, url string) {
+		c.Metrics.Open = true
+		c.Routes = []RouteRow{{Path: "/admin/*rest", Permission: []string{"can_use"}, Upstream: url, Timeout: time.Minute}}
+	})
+	token := g.token()
+	for _, path := range []string{"/metrics", "/metrics", "/admin/v1/keys", "/none"} {
+		askDoor(g.admin, "GET", path, "", "Authorization: Bearer "+token)
+		askDoor(g.admin, "POST", path, "", "Authorization: Bearer wrong")
+	}
+	g.send(t, "GET", "/admin/v1/keys", nil)
+	askDoor(g.api, "POST", "/admin/v1/keys", "", "Authorization: Bearer wrong")
+	askDoor(g.api, "GET", "/none", "")
+	counted := map[string]any{}
+	for _, v := range g.operate(200, "GET", "/admin/v1/usage?by=route", "")["routes"].([]any) {
+		row := v.(map[string]any)
+		counted[row["route"].(string)] = row["requests"]
+	}
+	if want := (map[string]any{"/admin/*rest": 2., "-": 1.}); !maps.Equal(counted, want) {
+		t.Errorf("the usage by route: got %v, want %v", counted, want)
+	}
+	if latest := g.operate(200, "GET", "/admin/v1/requests", "")["requests"].([]any); len(latest) != 3 {
+		t.Errorf("the latest requests: got %v, want the 3 of the API", latest)
+	}
+	for _, v := range g.operate(200, "GET", "/admin/v1/audit", "")["entries"].([]any) {
+		if action := v.(map[string]any)["action"].(string); strings.Contains(action, "/admin/*rest") {
+			t.Errorf("the audit log has a refusal of a guarded route: %v", v)
+		}
+	}
+	_, text := g.scrape("")
+	wantLines(t, text,
+		`latchkey_requests_total{code="403",door="api",method="GET",route="/admin/*rest"} 1`,
+		`latchkey_requests_total{code="401",door="api",method="POST",route="/admin/*rest"} 1`,
+		`latchkey_requests_total{code="404",door="api",method="GET",route="-"} 1`,
+		`latchkey_requests_total{code="404",door="admin",method="GET",route="-"} 1`,
+		`latchkey_requests_total{code="200",door="admin",method="GET",route="/metrics"} 2`,
+	)
 }

@@ -417,6 +417,7 @@ type Outcome struct {
 	ID     string
 	Method string
 	Route  string // path pattern of the route, never the path itself; "-" if no route matches
+	Admin  bool   // the request came to the admin listener or the control socket, or from the dashboard
 	Status int
 	Code   string            // error code in the answer; "" if there is no error
 	Text   string            // message of the error; "" if there is no error

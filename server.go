@@ -89,7 +89,7 @@ func (s *Server) API() (http.Handler, error) {
 	for _, row := range s.o.Open {
 		rows = append(rows, Row{row, s.open(row)})
 	}
-	router, err := s.router(append(rows, s.health(s.o.Pages)...))
+	router, err := s.router(append(rows, s.health(s.o.Pages)...), false)
 	if err != nil || s.o.Guards == nil {
 		return router, err
 	}
@@ -125,7 +125,7 @@ func (s *Server) admin(identify identifier) (http.Handler, error) {
 			rows = append(rows, Row{row, s.operated(row, identify)})
 		}
 	}
-	return s.router(append(rows, s.health(s.o.AdminPages)...))
+	return s.router(append(rows, s.health(s.o.AdminPages)...), true)
 }
 
 // health returns the routes that require neither a key nor a token: /healthz, /readyz and
@@ -146,16 +146,16 @@ func (s *Server) health(pages []Row) []Row {
 	)
 }
 
-// router returns the router for the rows of a listener. Every answer begins with the header
-// fields of WriteOwnFields.
-func (s *Server) router(rows []Row) (http.Handler, error) {
+// router returns the router for the rows of a listener; admin says which listener. Every answer
+// begins with the header fields of WriteOwnFields.
+func (s *Server) router(rows []Row, admin bool) (http.Handler, error) {
 	for i, row := range rows {
 		rows[i].Serve = func(w http.ResponseWriter, r *http.Request, p httprouter.Params) {
 			WriteOwnFields(w.Header())
 			row.Serve(w, r, p)
 		}
 	}
-	return NewRouter(rows, s.plain)
+	return NewRouter(rows, func(e *Error) http.Handler { return s.plain(e, admin) })
 }
 
 // Ready returns nil if the server can serve requests. Otherwise it returns an error that
@@ -198,6 +198,7 @@ type exchange struct {
 	places  Places         // in the limits on requests in flight
 	full    *LimitStatus   // the limit on requests in flight that refused the request; nil: none did
 	busy    bool           // HeavyTurns has refused the request, and not a limit of the key
+	admin   bool           // see Outcome.Admin
 	forward bool           // the handler sends the request to an upstream
 	streams *Server        // where BeginStream takes places; nil: the exchange cannot become a stream, or is one
 	asked   Asked          // see Outcome.Asked
@@ -326,7 +327,7 @@ func (s *Server) publish(x *exchange, took time.Duration) {
 		x.Request.Limits = append(x.Request.Limits, *x.full)
 	}
 	x.outcome = Outcome{
-		ID: x.ID, Method: x.Method, Route: x.Route, Status: x.status, Key: x.Key, Found: x.found, Actor: x.Actor(), Client: x.Client, Params: x.Params,
+		ID: x.ID, Method: x.Method, Route: x.Route, Status: x.status, Key: x.Key, Found: x.found, Admin: x.admin, Actor: x.Actor(), Client: x.Client, Params: x.Params,
 		Began: x.began, Steady: x.Steady, Took: took, Limits: x.Request.Limits, Asked: x.asked,
 	}
 	if x.found != nil {
@@ -829,7 +830,7 @@ func (s *Server) operated(row Route, identify identifier) httprouter.Handle {
 	}
 	return func(w http.ResponseWriter, r *http.Request, p httprouter.Params) {
 		x := s.begin(w, r, p, row)
-		x.MaxBody = maxImport
+		x.admin, x.MaxBody = true, maxImport
 		var err error
 		defer s.end(x, &err)
 		x.vary = VaryCaller
@@ -846,11 +847,11 @@ func (s *Server) operated(row Route, identify identifier) httprouter.Handle {
 }
 
 // plain returns the handler for requests that match no route. e is ErrRoute if the path
-// is unknown, or ErrMethod if the path has no route with the method.
-func (s *Server) plain(e *Error) http.Handler {
+// is unknown, or ErrMethod if the path has no route with the method. admin is as in Outcome.
+func (s *Server) plain(e *Error, admin bool) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		x := s.begin(w, r, nil, Route{Path: "-"})
-		x.step = StepRoute
+		x.admin, x.step = admin, StepRoute
 		answer := e
 		if e == ErrRoute {
 			answer = e.With("No such endpoint: %s %s. Check the path. Those of the Klen AI API begin with /api/v1.", r.Method, ClipPath(r.URL.Path))
