@@ -62,7 +62,7 @@ var textChecks = map[string]textCheck{
 	"domain":           {"a host name with a dot, of a-z, 0-9 and -", readDomain},
 	"email":            {"a mail address", optional(readEmail)},
 	"method":           {"* or the name of a method in capitals", readMethod},
-	"pattern":          {"a path in its plain form, with :name for a segment and *name at the end for the rest", matching(isPattern)},
+	"pattern":          {"a path in its plain form, with :name for a segment and *name at the end for the rest", readPattern},
 	"prefixpath":       {"a path in its plain form, without a slash at its end", matching(isPrefixPath)},
 	"issuer":           {"https:// and a host, with or without a path, as the provider writes it; http:// only for this machine", optional(readIssuer)},
 	"claim":            {"the name of a claim, or names with dots between them", matching(regexp.MustCompile(`^[^\s.]+(\.[^\s.]+)*$`).MatchString)},

@@ -98,12 +98,12 @@ func samples() map[string]kindSamples {
 		"word":       {map[string]string{"live": "live"}, map[string]string{"Live": "a-z", "1": "a-z", "a b": "a-z"}},
 		"method": {map[string]string{"GET": "GET", "*": "*", "PROPFIND": "PROPFIND", "GETT": "GETT", "X_1": "X_1"},
 			map[string]string{"get": `write "GET"`, "Get": `write "GET"`, "GE T": "name of a method", "GET/": "name of a method"}},
-		"pattern":    {map[string]string{"/a/:id/*rest": "/a/:id/*rest"}, map[string]string{"a": "plain form", "/a//b": "plain form", "/a%20b": "plain form", "/a?b": "plain form", "/../a": "plain form"}},
-		"prefixpath": {map[string]string{"": ""}, map[string]string{"a": "plain form", "/a/": "plain form", "/:id": "plain form"}},
+		"pattern":    {map[string]string{"/a/:id/*rest": "/a/:id/*rest"}, map[string]string{"a": "plain form", "/a//b": "plain form", "/a%20b": "plain form", "/a?b": "plain form", "/../a": "plain form", "/a/{id}": `write "/a/:id"`, "/a/*": `write "/a/*rest"`}},
+		"prefixpath": {map[string]string{"": ""}, map[string]string{"a": "plain form", "/a/": "plain form", "/:id": "plain form", "/{id}": "plain form"}},
 		"upstream": {map[string]string{"http://127.0.0.1:3000/x": "http://127.0.0.1:3000/x", "HTTP://Up.Example:80/X": "http://up.example/X"},
 			map[string]string{
 				"127.0.0.1:3000": "http:// or https://", "http://127.0.0.1:70000": "http:// or https://", "http://b\u00fccher.example/x": "xn--bcher-kva.example", "http://a?b": "http:// or https://",
-				"ws://a": "http:// or https://", "http://a/:id": "http:// or https://", "http://a:/": "http:// or https://",
+				"ws://a": "http:// or https://", "http://a/:id": "http:// or https://", "http://a/{id}": "http:// or https://", "http://a:/": "http:// or https://",
 			}},
 		"issuer": {
 			map[string]string{

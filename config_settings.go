@@ -231,9 +231,10 @@ func (s setting) checkText(value any) (text, want string) {
 
 // isPattern reports whether text is a valid path pattern. A pattern is a slash, followed by segments
 // with slashes between them. The segment :name matches any one segment, and *name at the end
-// matches the rest of the path.
+// matches the rest of the path. The wildcards of other programs, such as {id}, are refused: as
+// literal text they would match no request, and nothing would say why.
 func isPattern(text string) bool {
-	if text == "" || text[0] != '/' {
+	if text == "" || text[0] != '/' || strings.HasSuffix(text, "$") {
 		return false
 	}
 	parts := strings.Split(strings.TrimSuffix(text[1:], "/"), "/")
@@ -241,13 +242,49 @@ func isPattern(text string) bool {
 		name := strings.TrimLeft(part, ":*")
 		switch {
 		case part == "" && text == "/":
-		case part == "" || part == "." || part == ".." || strings.ContainsFunc(part, oddInPath):
+		case part == "" || part == "." || part == ".." || strings.ContainsFunc(part, oddInPath) || foreignWildcard.MatchString(part):
 			return false
 		case name != part && (len(name) != len(part)-1 || !wildcardName.MatchString(name) || part[0] == '*' && (i < len(parts)-1 || strings.HasSuffix(text, "/"))):
 			return false
 		}
 	}
 	return true
+}
+
+// foreignWildcard matches segments that other programs do not take literally: {id}, [id], reports*,
+// and regular expressions such as (.*), [0-9]+ and .+.
+var foreignWildcard = regexp.MustCompile(`[{}]|\*$|\.\+$|^\[.*\]\+?$|^\(.*\)[+?]?$`)
+
+// foreignName matches those that have a name: {id}, {id:[0-9]+}, {rest...}, {*rest}, [id], [...rest],
+// <id> and <path:rest>.
+var foreignName = regexp.MustCompile(`^(?:[{[](\*{1,2}|\.{3})?(\w+)(\.{3}|:.*)?[]}]|<(?:(\w+):)?(\w+)>)$`)
+
+// readPattern reads a path pattern. If the text has wildcards of other programs, fix has those of
+// Latchkey in their place.
+func readPattern(text string) (value, fix string, ok bool) {
+	if isPattern(text) {
+		return text, "", true
+	}
+	parts := strings.Split(strings.TrimSuffix(strings.TrimPrefix(text, "^"), "$"), "/")
+	for i, part := range parts {
+		last, name, bare := i == len(parts)-1, foreignName.FindStringSubmatch(part), strings.TrimRight(part, "*")
+		switch {
+		case name != nil && last && (name[1] != "" || name[3] == "..." || name[3] == ":path" || name[4] == "path"):
+			parts[i] = "*" + name[2] + name[5]
+		case name != nil:
+			parts[i] = ":" + name[2] + name[5]
+		case last && slices.Contains([]string{"*", "**", ".*", ".+", "(.*)", "(.+)"}, part):
+			parts[i] = "*rest"
+		case last && bare != part:
+			parts[i] = bare + "/*rest"
+		case part == "*" || foreignWildcard.MatchString(part) && (part[0] == '[' || part[0] == '('):
+			parts[i] = ":id"
+		}
+	}
+	if path := strings.Join(parts, "/"); isPattern(path) {
+		fix = strconv.Quote(path)
+	}
+	return "", fix, false
 }
 
 var wildcardName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)

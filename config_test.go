@@ -658,12 +658,28 @@ func TestConfig_routes(t *testing.T) {
 
 func TestIsPattern(t *testing.T) {
 	for text, want := range map[string]bool{
-		"/": true, "/a": true, "/a/": true, "/a/:id/b": true, "/*rest": true, "/a/*rest": true, "/caf\u00e9": true, "/a.b": true, "/a:b*c": true,
+		"/": true, "/a": true, "/a/": true, "/a/:id/b": true, "/*rest": true, "/a/*rest": true, "/caf\u00e9": true, "/a.b": true, "/a:b*c": true, "/$count": true, "/a(1)": true, "/a/x:run": true,
 		"": false, "a": false, "//": false, "/a//b": false, "/a/:": false, "/a/*": false, "/:1": false, "/*a/b": false, "/*a/": false, "/a/..": false, "/./a": false,
 		"/a%20": false, "/a b": false, "/a?b": false, "/a#b": false, "/a;b": false, "/a\\b": false, "/::a": false, "/a\x00": false, "/\xff": false,
+		"/{id}": false, "/a/{id:[0-9]+}/b": false, "/a{": false, "/a}b": false, "/[id]": false, "/[a-z]+": false, "/a*": false, "/.*": false, "/.+": false, "/(.*)": false, "/a$": false, "/a/$": false,
 	} {
 		if isPattern(text) != want {
 			t.Errorf("%q: got %v, want %v", text, !want, want)
+		}
+	}
+}
+
+// A path in the notation of another program would match no request. The message has it in Latchkey's.
+func TestReadPattern(t *testing.T) {
+	for text, want := range map[string]string{
+		"/a/:id": "", "/a/{id}": "/a/:id", "/a/{id}/b/{n}": "/a/:id/b/:n", "/a/{id}/": "/a/:id/", "/a/{id:[0-9]+}": "/a/:id", "/a/{id:int}": "/a/:id", "/a/[id]": "/a/:id", "/a/<id>/b": "/a/:id/b", "/a/<int:id>": "/a/:id",
+		"/a/{rest...}": "/a/*rest", "/a/{*rest}": "/a/*rest", "/a/{**rest}": "/a/*rest", "/a/{file:path}": "/a/*file", "/a/<path:file>": "/a/*file", "/a/[...rest]": "/a/*rest",
+		"/a/*": "/a/*rest", "/a/**": "/a/*rest", "/a*": "/a/*rest", "/*": "/*rest", "/a/.*": "/a/*rest", "/a/(.*)": "/a/*rest", "^/a/.+$": "/a/*rest", "^/a$": "/a", "/a/$": "/a/", "/a/*/b": "/a/:id/b", "/a/([a-z])/b": "/a/:id/b", "/a/[0-9]+": "/a/:id",
+		"a/{id}": "", "/a{id}": "", "/a//{id}": "", "/***": "", "$": "", "": "", "/{}": "",
+	} {
+		value, fix, ok := readPattern(text)
+		if ok != (value == text && text != "") || ok && text != "/a/:id" || fix != "" && fix != `"`+want+`"` || fix == "" && want != "" {
+			t.Errorf("%q: got %q, %s, %v, want the fix %q", text, value, fix, ok, want)
 		}
 	}
 }
