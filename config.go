@@ -496,8 +496,8 @@ func (l *configLoader) limits(source string, value any, c *Config) map[string]an
 	seen := map[string]bool{}
 	var own, concurrent []map[string]any
 	for _, table := range tables {
-		name, _ := table["name"].(string)
-		if seen[name] {
+		name, named := table["name"].(string)
+		if named && seen[name] {
 			l.fail(source, "limit %q appears twice", name)
 			continue
 		}

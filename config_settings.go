@@ -403,7 +403,7 @@ type concurrentRow struct {
 // ReadRows converts the tables of a repeated section, such as [[limit]], to a struct for each. value
 // is the whole section as the TOML decoder returns it. The tags of T are rules as in Config. A key
 // without a default is required. Each problem is a text that names the section and, if possible,
-// the key.
+// the key. Tables with problems are left out of rows.
 func ReadRows[T any](section string, value any) (rows []T, problems []string) {
 	tables, ok := value.([]map[string]any)
 	if !ok {
@@ -412,7 +412,7 @@ func ReadRows[T any](section string, value any) (rows []T, problems []string) {
 	fail := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
 	for i, table := range tables {
 		var row T
-		at, known := fmt.Sprintf("%s[%d]", section, i), map[string]bool{}
+		at, known, before := fmt.Sprintf("%s[%d]", section, i), map[string]bool{}, len(problems)
 		if name, ok := table["name"].(string); ok {
 			at = fmt.Sprintf("%s %q", section, name)
 		}
@@ -436,7 +436,9 @@ func ReadRows[T any](section string, value any) (rows []T, problems []string) {
 				fail("%s: unknown key %q: a [[%s]] has %s", at, key, section, strings.Join(slices.Sorted(maps.Keys(known)), ", "))
 			}
 		}
-		rows = append(rows, row)
+		if len(problems) == before {
+			rows = append(rows, row)
+		}
 	}
 	return rows, problems
 }

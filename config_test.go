@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"maps"
 	"net/netip"
 	"os"
@@ -665,6 +666,31 @@ func TestIsPattern(t *testing.T) {
 	} {
 		if isPattern(text) != want {
 			t.Errorf("%q: got %v, want %v", text, !want, want)
+		}
+	}
+}
+
+// A table with a mistake is not checked as if its values were missing or empty.
+func TestLoadConfig_tables(t *testing.T) {
+	for _, tt := range []struct {
+		file string
+		want []string // the begin of each problem
+	}{
+		{"[[limit]]\nname = 'reports'\nwindow = '1h'\ndefault = 'x'", []string{`limit "reports": default must be a whole number`}},
+		{"[[limit]]\nname = 'Reports'\nwindow = '1h'\ndefaults = 1", []string{`limit "Reports": default must be`, `limit "Reports": name must be`, `limit "Reports": unknown key "defaults"`}},
+		{"[[limit]]\nwindow = '1h'\ndefault = 1\n[[limit]]\nwindow = '1h'\ndefault = 1", []string{"limit[0]: name must be", "limit[1]: name must be"}},
+		{"[[permission]]\nname = 'a'\n[[permission]]\nname = 'b'", []string{`permission "a": name must be`, `permission "b": name must be`}},
+	} {
+		_, _, file, err := loadText(t, tt.file, nil, nil)
+		lines := strings.Split(fmt.Sprint(err), "\n")
+		if len(lines) != len(tt.want) {
+			t.Errorf("%s: got %q, want %d problems", tt.file, lines, len(tt.want))
+			continue
+		}
+		for i, want := range tt.want {
+			if !strings.HasPrefix(lines[i], "file "+file+": "+want) {
+				t.Errorf("%s: got %q, want %q", tt.file, lines[i], want)
+			}
 		}
 	}
 }
