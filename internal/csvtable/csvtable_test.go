@@ -3,6 +3,7 @@ package csvtable
 import (
 	"encoding/csv"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -138,4 +139,94 @@ func FuzzRead(f *testing.F) {
 			t.Errorf("%q: got %d rows, want those of %q, %v", data, len(table.Rows), all, err)
 		}
 	})
+}
+
+// FuzzSeparators writes cells as spreadsheets do, and reads them again: the separator is found, and no cell is
+// split, joined or changed. In text, \x1e ends a row and \x1f a cell; how chooses the separator, the encoding
+// and the line ends.
+func FuzzSeparators(f *testing.F) {
+	for how := range byte(9) {
+		f.Add("name\x1fcity\x1ea;b,c\td\x1fe\n\r\n\x1e\x1f\"", how)
+		f.Add("name\x1e;\x1e,\x1e\t", how|0x40)
+		f.Add("first name\x1fcity\x1f\x1eJ\u00fcrgen\x1f \x1f'\x1e", how|0x80)
+		f.Add("name|x\x1fsep=\x1ex|y\x1f#", how)
+		f.Add("a;b\x1fc,d\x1e1\x1f2", how)
+	}
+	f.Fuzz(func(t *testing.T, text string, how byte) {
+		var rows [][]string
+		for line := range strings.SplitSeq(text, "\x1e") {
+			rows = append(rows, strings.Split(line, "\x1f"))
+		}
+		columns := rows[0]
+		for i, row := range rows {
+			for len(row) < len(columns) {
+				row = append(row, "x")
+			}
+			rows[i] = row[:len(columns)]
+		}
+		names := strings.Join(columns, "")
+		if strings.TrimSpace(names) == "" || !utf8.ValidString(names) || strings.ContainsAny(names, "\x00\ufffd\ufeff") {
+			return // TestRead has those
+		}
+		comma := []rune(",;\t")[how%3]
+		data, charset := written(t, rows, comma, how)
+		table, err := Read([]byte(data), charset)
+		// Without a character in the first line that Read could take for another separator, it finds the right one.
+		plain := !strings.ContainsAny(names, ",;\t\r\n\"") && (len(columns) > 1 || comma == ',')
+		twice := false
+		for i, name := range columns {
+			twice = twice || slices.Contains(columns[:i], name)
+		}
+		if (err != nil) != twice && plain || err == nil && plain && table.Separator != comma {
+			t.Fatalf("%q: found the separator %q, %v", data, table.Separator, err)
+		}
+		if err == nil && table.Separator == comma {
+			wantCells(t, data, table, rows)
+		}
+	})
+}
+
+// written returns rows as CSV with a separator, in the encoding and with the line ends of how.
+func written(t *testing.T, rows [][]string, comma rune, how byte) (data, charset string) {
+	t.Helper()
+	var b strings.Builder
+	w := csv.NewWriter(&b)
+	w.Comma, w.UseCRLF = comma, how&0x40 != 0
+	if err := w.WriteAll(rows); err != nil {
+		t.Fatal(err)
+	}
+	switch how / 3 % 3 {
+	case 1:
+		return "\ufeff" + b.String(), ""
+	case 2:
+		data = utf16(t, unicode.LittleEndian, b.String())
+		if how&0x80 != 0 {
+			return data[2:], "utf-16le"
+		}
+		return data, ""
+	}
+	return b.String(), ""
+}
+
+// wantCells wants each row of a table to have its cells of rows, or a fault if they cannot be read, and no row
+// to be missing or new. encoding/csv changes the line ends in cells.
+func wantCells(t *testing.T, data string, table Table, rows [][]string) {
+	t.Helper()
+	unix := strings.NewReplacer("\r", "").Replace
+	if unix(strings.Join(table.Columns, "\x1f")) != unix(strings.Join(rows[0], "\x1f")) {
+		t.Errorf("%q: got the columns %q", data, table.Columns)
+	}
+	want := slices.DeleteFunc(slices.Clone(rows[1:]), func(row []string) bool { return len(row) == 1 && row[0] == "" }) // an empty line
+	if len(table.Rows) != len(want) {
+		t.Fatalf("%q: got %s, want %q", data, shown(table), want)
+	}
+	for i, row := range table.Rows {
+		all := strings.Join(want[i], "\x1f")
+		if row.Fault != nil && (!utf8.ValidString(all) || strings.ContainsAny(all, "\x00\ufffd")) {
+			continue
+		}
+		if row.Fault != nil || len(row.Cells) != len(want[i]) || unix(strings.Join(row.Cells, "\x1f")) != unix(all) {
+			t.Errorf("%q: got %s, want %q", data, shown(table), want)
+		}
+	}
 }
