@@ -154,10 +154,12 @@ func (e *explainer) route(q asked) (found foundRoute, err error) {
 		}
 	}
 	err = ErrRoute
+	var methods []string
 	for i, r := range slices.Concat(e.o.Routes.Keyed, e.o.Routes.Free) {
 		switch {
 		case !fits(r.Path, q.path):
 		case !r.Serves(q.method):
+			methods = append(methods, r.Method)
 			if err == ErrRoute {
 				err = ErrMethod
 			}
@@ -173,6 +175,13 @@ func (e *explainer) route(q asked) (found foundRoute, err error) {
 		case failed != nil && len(guards.List) > 0:
 			err = failed
 		}
+	}
+	switch err {
+	case ErrRoute:
+		err = ErrRoute.With("No endpoint and no [[route]] matches %s %s. List them with: latchkey routes", q.method, ClipPath(q.path))
+	case ErrMethod:
+		slices.Sort(methods)
+		err = ErrMethod.With("%s does not accept %s. It accepts %s.", ClipPath(q.path), q.method, strings.Join(slices.Compact(methods), ", "))
 	}
 	return found, err
 }

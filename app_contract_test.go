@@ -77,6 +77,41 @@ func TestContract_Disabled(t *testing.T) {
 	}
 }
 
+// A path that nobody serves is answered in the terms of what is served: of guarded routes alone, of the
+// contract, or of operators. keys explain names the request and where the routes are listed.
+func TestContract_UnknownPath(t *testing.T) {
+	upstream := httptest.NewServer(http.NotFoundHandler())
+	defer upstream.Close()
+	for _, contract := range []bool{true, false} {
+		a := newTestApp(t, func(c *Config) {
+			c.Contract.Enabled = contract
+			c.Permissions = []permissionRow{{Name: "can_use"}}
+			c.Routes = []RouteRow{{Path: "/reports/:id", Methods: []string{"GET"}, Permission: []string{"can_use"}, Upstream: upstream.URL, Timeout: time.Minute}}
+		})
+		id, key := a.key(`["can_use"]`)
+		want := "No [[route]] of the configuration matches GET /report/today, so the request is refused."
+		if contract {
+			want = "No such endpoint: GET /report/today. Check the path. Those of the Klen AI API begin with /api/v1."
+		}
+		if w := a.ask("GET", "/report/today", key, ""); w.Code != 404 || !strings.Contains(w.Body.String(), want) {
+			t.Errorf("contract %v: got %d %s, want %s", contract, w.Code, w.Body, want)
+		}
+		if w := askDoor(a.local, "GET", "/report/today", ""); w.Code != 404 || !strings.Contains(w.Body.String(), "No such endpoint: GET /report/today. Check the path. Those for operators begin with /admin/v1.") {
+			t.Errorf("contract %v: got %d %s at the admin listener", contract, w.Code, w.Body)
+		}
+		for _, tt := range []struct{ method, path, want string }{
+			{"GET", "/report/today", "No endpoint and no [[route]] matches GET /report/today. List them with: latchkey routes"},
+			{"POST", "/reports/7", "The path /reports/7 does not accept the method POST. It accepts GET."},
+			{"POST", "/api/v1/key", "/api/v1/key does not accept POST. It accepts DELETE, GET."},
+		} {
+			body, _ := json.Marshal(map[string]string{"method": tt.method, "path": tt.path})
+			if got := a.operate(200, "POST", "/admin/v1/keys/"+id+"/explain", string(body)); got["message"] != tt.want {
+				t.Errorf("contract %v: explained %s %s as %v, want %s", contract, tt.method, tt.path, got["message"], tt.want)
+			}
+		}
+	}
+}
+
 // memberTexts returns a text member of each object in a list.
 func memberTexts(list any, member string) (texts []string) {
 	rows, _ := list.([]any)

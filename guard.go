@@ -132,6 +132,11 @@ func (s *routeSet) find(table *routeTable, r *http.Request, handshake func(*http
 	return nil, nil, nil
 }
 
+// NoRoute returns ErrRoute for a request that no guarded route matches.
+func NoRoute(r *http.Request) *Error {
+	return ErrRoute.With("No [[route]] of the configuration matches %s %s, so the request is refused.", r.Method, ClipPath(r.URL.Path))
+}
+
 // sentPath returns the path of u byte for byte as the client sent it, which EscapedPath does not:
 // that escapes characters such as | and non-ASCII letters.
 func sentPath(u *url.URL) string {

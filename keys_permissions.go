@@ -32,8 +32,9 @@ const (
 const VerifyKeys Permission = 1 << 63
 
 // Ordinary is the set of all permissions of the contract. The option "all" of the command line and
-// the keys of the demo data get this set. Other permissions are granted only by name, so a key
-// that was created with "all" never gains a permission that is added later.
+// the keys of the demo data get this set. Other permissions are granted by name, or by "all" if the
+// contract is off. A key has names, so one that was created with "all" never gains a permission that
+// is added later.
 const Ordinary = ReadCalls | InitiateCalls | ReadAgents | ReadContacts | ReadCalendar | WriteCalendar | WriteContacts
 
 // builtins is the set of all permissions that exist without a configuration.
@@ -275,6 +276,11 @@ func (r *Policy) WithoutContract() *Policy {
 		}
 	}
 	return less
+}
+
+// HasContract reports whether r has the permissions of the contract, see WithoutContract.
+func (r *Policy) HasContract() bool {
+	return slices.ContainsFunc(r.permissions, func(p PermissionInfo) bool { return p.Bit&Ordinary != 0 })
 }
 
 // Absent returns the names of the built-in permissions in p that r does not have.

@@ -158,6 +158,18 @@ func (s *Server) router(rows []Row, admin bool) (http.Handler, error) {
 	return NewRouter(rows, func(e *Error) http.Handler { return s.plain(e, admin) })
 }
 
+// noEndpoint returns the error for a request to a path that is unknown at a listener. admin is as in Outcome.
+func (s *Server) noEndpoint(r *http.Request, admin bool) *Error {
+	const unknown = "No such endpoint: %s %s. Check the path. Those %s."
+	switch {
+	case admin:
+		return ErrRoute.With(unknown, r.Method, ClipPath(r.URL.Path), "for operators begin with /admin/v1")
+	case !s.o.Keyring.Rights().HasContract():
+		return NoRoute(r)
+	}
+	return ErrRoute.With(unknown, r.Method, ClipPath(r.URL.Path), "of the Klen AI API begin with /api/v1")
+}
+
 // Ready returns nil if the server can serve requests. Otherwise it returns an error that
 // contains the reason, which /readyz shows.
 func (s *Server) Ready() error {
@@ -563,7 +575,7 @@ func (s *Server) authz(w http.ResponseWriter, r *http.Request) bool {
 	case allow != nil:
 		x.Header().Set("Allow", strings.Join(allow, ", "))
 	case row == nil && err == nil:
-		err = ErrRoute.With("No [[route]] of the configuration matches %s %s, so the request is refused.", asked.Method, ClipPath(asked.URL.Path))
+		err = NoRoute(asked)
 	}
 	if err != nil {
 		return true
@@ -854,7 +866,7 @@ func (s *Server) plain(e *Error, admin bool) http.Handler {
 		x.admin, x.step = admin, StepRoute
 		answer := e
 		if e == ErrRoute {
-			answer = e.With("No such endpoint: %s %s. Check the path. Those of the Klen AI API begin with /api/v1.", r.Method, ClipPath(r.URL.Path))
+			answer = s.noEndpoint(r, admin)
 		} else if allow := w.Header().Get("Allow"); allow != "" {
 			answer = e.With("%s does not accept %s. It accepts %s.", ClipPath(r.URL.Path), r.Method, allow)
 		}
