@@ -61,7 +61,7 @@ func (a *admin) FreeRoutes() []Route {
 }
 
 func (a *admin) create(w http.ResponseWriter, r *Request) error {
-	body, err := r.ReadBody()
+	body, err := r.ReadFields(keyBody())
 	if err != nil {
 		return err
 	}
@@ -232,7 +232,7 @@ func (a *admin) shownWithWebhooks(key *Key, r *Request) (map[string]any, error) 
 }
 
 func (a *admin) update(w http.ResponseWriter, r *Request) error {
-	body, err := r.ReadBody()
+	body, err := r.ReadFields(keyBody())
 	if err != nil {
 		return err
 	}

@@ -265,8 +265,7 @@ func (run *applyRun) known(kind *applyKind, row int, body *Body) (*Body, error) 
 		for _, f := range kind.fields {
 			names = append(names, f.name)
 		}
-		err := ErrValidation.With("There is no field %q. The fields are %s.", name, strings.Join(names, ", "))
-		if err := run.fault(applyFault{Kind: kind.name, Row: row, Field: name}, err); err != nil {
+		if err := run.fault(applyFault{Kind: kind.name, Row: row, Field: name}, UnknownField(name, names)); err != nil {
 			return nil, err
 		}
 	}

@@ -261,6 +261,7 @@ func (i *keyImport) importForm() ImportForm {
 		Name: "keys", Columns: slices.Concat(keyColumns, []string{"sandbox", "permissions", "allowed_ips", "resources"}, i.limits(), []string{"metadata.NAME"}),
 		Open: func(column string) bool { return strings.HasPrefix(column, "metadata.") },
 		Row:  i.fields,
+		Body: keyBody("sha256", "hint", "paused"),
 	}
 }
 

@@ -106,6 +106,19 @@ func (f *keyForm) Fill(in keyInput) error {
 	return f.fillResources(in, owner)
 }
 
+// keyBody returns the members that the body of a key may have, and more, those that only an import has.
+func keyBody(more ...string) BodyFields {
+	return BodyFields{
+		Set: append([]string{
+			"name", "ref", "owner", "sandbox", "permissions", "limits", "environment", "allowed_ips", "resources", "query_allowed", "expires_at", "metadata",
+		}, more...),
+		Shown: []string{
+			"id", "hint", "status", "created_at", "rotated_at", "revoked_at", "last_used_at", "last_used_by", "last_used_ip", "query_last_at", "query_last_ip",
+			"carriers", "dormant_permissions", "secrets", "usage", "webhooks", "ended_webhooks",
+		},
+	}
+}
+
 // fillRef sets the ref of a key; null takes it away. It returns ErrConflict if another key that is not
 // revoked has this ref, or has it as its id, which is the ref of a key without one in an export.
 func (f *keyForm) fillRef(in keyInput) error {

@@ -162,7 +162,13 @@ type readyList struct {
 // NewAgents returns the endpoints for the agents in store.
 func NewAgents(store *Store) *agents {
 	a := &agents{store: store, agents: store.Generation("agents"), teams: store.Generation("teams")}
-	a.catalog = AdminRecords[Agent]{Store: store, Name: "agents", Table: agentTable, Save: saveAgent, Show: showAgent, Filters: []string{"search", "owner"}, Filter: ReadFilter}
+	a.catalog = AdminRecords[Agent]{
+		Store: store, Name: "agents", Table: agentTable, Save: saveAgent, Show: showAgent, Filters: []string{"search", "owner"}, Filter: ReadFilter,
+		Body: BodyFields{
+			Set:   []string{"name", "role", "phone_number", "model", "voice_id", "team_id", "owner"},
+			Shown: []string{"id", "assistant_id", "minutes_used", "total_calls", "can_make_calls", "sandbox", "created_at"},
+		},
+	}
 	return a
 }
 
@@ -359,6 +365,7 @@ func NewDoNotCalls(store *Store) *doNotCalls {
 		Show: func(_ *Tx, b blocked) (any, error) {
 			return map[string]any{"id": b.ID, "phone_number": b.Phone, "reason": b.Reason, "created_at": Seconds(b.CreatedAt)}, nil
 		},
+		Body:    BodyFields{Set: []string{"phone_number", "reason"}, Shown: []string{"id", "created_at"}},
 		Filters: []string{"search", "phone_number"},
 		Filter: func(_ *Tx, q url.Values, name string) (Filter, error) {
 			return Filter{"phone", []byte(q.Get(name))}, nil

@@ -512,8 +512,24 @@ func (d *adminEvents) answer(w http.ResponseWriter, r *Request, status int, chan
 	return WriteJSON(w, status, shown)
 }
 
+// eventBody returns the members that the body of an admin request may have.
+func eventBody() BodyFields {
+	set := []string{"start_time", "end_time"}
+	for _, text := range (&event{}).texts() {
+		set = append(set, text.name)
+	}
+	return BodyFields{
+		Set: append(set, "event_type", "status", "created_by_ai_agent", "has_video_conference", "is_reminder_enabled", "remind_before_minutes",
+			"sync_external_calendars", "send_notifications", "ai_agent_id", "team_id", "owner"),
+		Shown: []string{
+			"id", "uuid", "event_type_display", "status_display", "duration_minutes", "ics_url", "ai_agent", "team", "customer", "external_calendars", "sandbox",
+			"created_at", "created_by", "updated_at", "updated_by",
+		},
+	}
+}
+
 func (d *adminEvents) create(w http.ResponseWriter, r *Request) error {
-	body, err := r.ReadBody()
+	body, err := r.ReadFields(eventBody())
 	if err != nil {
 		return err
 	}
@@ -548,7 +564,7 @@ func (d *adminEvents) create(w http.ResponseWriter, r *Request) error {
 }
 
 func (d *adminEvents) update(w http.ResponseWriter, r *Request) error {
-	body, err := r.ReadBody()
+	body, err := r.ReadFields(eventBody())
 	if err != nil {
 		return err
 	}

@@ -249,6 +249,9 @@ type schedules struct{ catalog AdminRecords[Schedule] }
 func NewSchedules(store *Store) *schedules {
 	return &schedules{AdminRecords[Schedule]{
 		Store: store, Name: "schedules", Table: scheduleTable, Save: saveSchedule, Show: showSchedule, Filters: []string{"owner"},
+		Body: BodyFields{
+			Set: []string{"owner", "time_zone", "windows", "business_hours", "buffer_minutes", "notice_minutes"}, Shown: []string{"id", "sandbox", "created_at"},
+		},
 		Filter: func(tx *Tx, q url.Values, _ string) (Filter, error) {
 			id, err := SpaceNamed(tx, q)
 			return Filter{"owner", IDKey(id)}, err
@@ -297,6 +300,9 @@ func saveSchedule(tx *Tx, r *Request, old *Schedule, b *Body) (Schedule, error) 
 		}
 	}
 	if old == nil {
+		if !b.Given("time_zone") {
+			return s, ErrMissing.With("time_zone is missing. Send an IANA name such as Europe/Berlin.")
+		}
 		o, err := EnsureOwner(tx, owner, r.Now)
 		if err != nil {
 			return s, err

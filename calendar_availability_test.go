@@ -45,7 +45,7 @@ func TestAvailability(t *testing.T) {
 	if got := slots("?start_date=2026-02-07&end_date=2026-02-08"); got != "" {
 		t.Errorf("a weekend: got %s", got)
 	}
-	a.operate(201, "POST", "/admin/v1/schedules", `{"windows": {"monday": ["09:00-12:00", "13:00-15:00"]}, "business_hours": {"monday": ["10:00-14:00"]}, "buffer_minutes": 15}`)
+	a.operate(201, "POST", "/admin/v1/schedules", `{"time_zone": "UTC", "windows": {"monday": ["09:00-12:00", "13:00-15:00"]}, "business_hours": {"monday": ["10:00-14:00"]}, "buffer_minutes": 15}`)
 	const monday = "?start_date=2026-03-02&end_date=2026-03-02"
 	for _, tt := range []struct{ name, do, want string }{
 		{"windows cut with business hours", "", "02T10:00 02T10:30 02T11:00 02T11:30 02T13:00 02T13:30"},
@@ -206,7 +206,7 @@ func TestSchedules(t *testing.T) {
 	if made["owner"] != "bob" || fmt.Sprint(made["windows"].(map[string]any)["monday"]) != "[09:00-12:00 13:00-24:00]" || fmt.Sprint(made["windows"].(map[string]any)["tuesday"]) != "[]" {
 		t.Errorf("got %v", made)
 	}
-	a.refuse("POST", "/admin/v1/schedules", `{"owner": "bob"}`, 409, "conflict", "bob")
+	a.refuse("POST", "/admin/v1/schedules", `{"owner": "bob", "time_zone": "UTC"}`, 409, "conflict", "bob")
 	a.refuse("PATCH", "/admin/v1/schedules/1", `{"owner": "eve"}`, 400, "validation_error", "owner")
 	if v := a.operate(200, "GET", "/admin/v1/schedules?owner=bob", ""); v["count"] != 1.0 {
 		t.Errorf("got %v", v)

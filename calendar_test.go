@@ -582,7 +582,7 @@ func TestSchedules_Bounds(t *testing.T) {
 		{`"09:00-09:00"`, 400}, {`"09:00-09:01"`, 201}, {`"09:00-12:00", "12:00-13:00"`, 201}, {`"09:00-12:00", "11:59-13:00"`, 400},
 		{`"00:00-24:00"`, 201}, {`"23:59-24:00"`, 201}, {`"24:00-24:00"`, 400}, {`"09:00-24:01"`, 400},
 	} {
-		body := fmt.Sprintf(`{"owner": "o%d", "windows": {"monday": [%s]}}`, i, tt.windows)
+		body := fmt.Sprintf(`{"owner": "o%d", "time_zone": "UTC", "windows": {"monday": [%s]}}`, i, tt.windows)
 		if w := a.control("POST", "/admin/v1/schedules", body); w.Code != tt.want {
 			t.Errorf("%s: got %d %s, want %d", tt.windows, w.Code, w.Body, tt.want)
 		}

@@ -265,9 +265,27 @@ type contacts struct {
 func NewContacts(store *Store, write Permission) *contacts {
 	return &contacts{store: store, write: write, catalog: AdminRecords[contact]{
 		Store: store, Name: "contacts", Table: contactTable, Save: saveContact, Show: operatorsView, Load: loadContacts, UpdateBy: []string{byEmail, byPhone},
-		Filters: []string{"stage", "status", "tag", "search", "owner"}, Filter: ReadFilter, Columns: contactColumns(), Row: contactRow,
+		Filters: []string{"stage", "status", "tag", "search", "owner"}, Filter: ReadFilter, Columns: contactColumns(), Row: contactRow, Body: contactBody(),
 		Fields: map[string]string{"phone_numbers[0].phone_number": "phone", "phone_numbers[0].phone_type": "phone_type", "phone_numbers[0].do_not_call": "do_not_call"},
 	}}
+}
+
+// contactBody returns the members that the body of an admin request may have.
+func contactBody() BodyFields {
+	set := []string{}
+	for _, text := range contactTexts() {
+		set = append(set, text.name)
+	}
+	return BodyFields{
+		Set: append(set, "phone_numbers", "team_id", "tags", "custom_context", "industry_context", "owner", "last_call_date"),
+		Shown: []string{
+			"id", "full_name", "stage_display", "status_display", "team", "recent_notes", "sandbox", "created_date", "created_by", "updated_by",
+		},
+		Brief: map[string]string{"phone": "phone_numbers"},
+		Items: map[string]BodyFields{"phone_numbers": {
+			Set: []string{"phone_number", "phone_type", "primary", "do_not_call", "dnc_reason"}, Shown: []string{"id", "dnc_date"},
+		}},
+	}
 }
 
 // AddSampleContacts adds three contacts to a sandbox. The last one must not be called.

@@ -145,6 +145,10 @@ type variables struct {
 func NewVariables(store *Store) *variables {
 	return &variables{store, AdminRecords[Variable]{
 		Store: store, Name: "variables", Table: variableTable, Save: saveVariable, Show: showVariable, Filter: ReadFilter, Drop: mayDrop,
+		Body: BodyFields{
+			Set:   []string{"name", "display_name", "variable_type", "context_type", "description", "select_options", "owner"},
+			Shown: []string{"id", "is_default", "sandbox", "created_at", "created_by", "updated_by"},
+		},
 		Filters: []string{"search", "context_type", "owner"}, Words: map[string][]string{"context_type": contextTypes()},
 	}}
 }

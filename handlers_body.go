@@ -91,6 +91,60 @@ func (b *Body) Object(raw json.RawMessage) (*Body, error) {
 	return c, nil
 }
 
+// BodyFields are the members that a body of an admin endpoint may have. The API ignores other members
+// (docs/contract.md, section 1.2); an operator would not notice that a misspelt one has no effect.
+type BodyFields struct {
+	Set []string // members that set something; if it is empty, every member is accepted
+	// Shown are the other members of answers. They have no effect, so that a client can send a record
+	// back as it got it.
+	Shown []string
+	// Brief are members of answers that repeat a part of another one, by name. A body may have them
+	// only together with that one: alone they look as if they set it.
+	Brief map[string]string
+	// Items are the fields of the objects in an array, by the member that has it.
+	Items map[string]BodyFields
+}
+
+// Check returns ErrValidation for the first member that the body must not have, with its name.
+func (f BodyFields) Check(b *Body) (name string, err error) {
+	if len(f.Set) == 0 {
+		return "", nil
+	}
+	for _, name := range b.Names() {
+		whole, brief := f.Brief[name]
+		if !slices.Contains(f.Set, name) && !slices.Contains(f.Shown, name) && !(brief && b.Has(whole)) {
+			return name, UnknownField(name, f.Set)
+		}
+		fields, ok := f.Items[name]
+		var items []map[string]json.RawMessage
+		if !ok || json.Unmarshal(b.fields[name], &items) != nil {
+			continue // whoever reads the member says what is wrong with it
+		}
+		for i, item := range items {
+			if inner, err := fields.Check(&Body{fields: item}); err != nil {
+				at := fmt.Sprintf("%s[%d]", name, i)
+				return at + "." + inner, ErrValidation.With("%s: %s", at, Public(err).Message)
+			}
+		}
+	}
+	return "", nil
+}
+
+// UnknownField returns the error for a member called name, if only known can be set.
+func UnknownField(name string, known []string) error {
+	return ErrValidation.With("There is no field %q. The fields are %s.", name, strings.Join(known, ", "))
+}
+
+// ReadFields is like ReadBody, and it returns the error of fields.Check.
+func (r *Request) ReadFields(fields BodyFields) (*Body, error) {
+	body, err := r.ReadBody()
+	if err != nil {
+		return nil, err
+	}
+	_, err = fields.Check(body)
+	return body, err
+}
+
 // Bytes returns the body exactly as it was sent. It returns nil for a Body that Object or Bodies
 // returned.
 func (b *Body) Bytes() []byte { return b.data }

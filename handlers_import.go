@@ -25,6 +25,8 @@ type ImportForm struct {
 	Row func(cells map[string]string) (map[string]any, error)
 	// Fields are the names of those columns whose field in messages has another name, by field.
 	Fields map[string]string
+	// Body are the members that a row in JSON may have.
+	Body BodyFields
 	// UpdateBy are the values of the parameter update_by: the columns by which a row can find the
 	// record that it updates. If it is empty, every row creates a record.
 	UpdateBy []string
@@ -112,7 +114,9 @@ func (f ImportForm) json(data []byte) ([]*ImportRow, error) {
 	var rows []*ImportRow
 	for n, raw := range list {
 		row := &ImportRow{Number: n + 1}
-		row.Body, row.Fault = body.Object(raw)
+		if row.Body, row.Fault = body.Object(raw); row.Fault == nil {
+			row.column, row.Fault = f.Body.Check(row.Body)
+		}
 		rows = append(rows, row)
 	}
 	return rows, nil

@@ -34,6 +34,8 @@ type AdminRecords[T any] struct {
 	// AnyOf returns the filters of which a record must pass one if the list has the parameter name. It
 	// returns nil for parameters that Filter knows. It may be nil.
 	AnyOf func(tx *Tx, name string) ([]Filter, error)
+	// Body are the members that a body with a record may have.
+	Body BodyFields
 	// Columns are the names of the columns that a CSV import may have. Row converts the cells of
 	// one line, by column name, to the members of a body. If Row is nil, only JSON can be
 	// imported.
@@ -147,7 +149,7 @@ func (c *AdminRecords[T]) query(tx *Tx, q url.Values) (query Query, err error) {
 }
 
 func (c *AdminRecords[T]) create(w http.ResponseWriter, r *Request) error {
-	body, err := r.ReadBody()
+	body, err := r.ReadFields(c.Body)
 	if err != nil {
 		return err
 	}
@@ -163,7 +165,7 @@ func (c *AdminRecords[T]) update(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	body, err := r.ReadBody()
+	body, err := r.ReadFields(c.Body)
 	if err != nil {
 		return err
 	}
@@ -241,7 +243,7 @@ func (c *AdminRecords[T]) drop(w http.ResponseWriter, r *Request) error {
 // load imports all rows of the body in one transaction, or for a dry run answers what an import would
 // do. If a row cannot be stored, it imports no row.
 func (c *AdminRecords[T]) load(w http.ResponseWriter, r *Request) error {
-	form := ImportForm{Name: c.Name, Columns: c.Columns, Row: c.Row, Fields: c.Fields, UpdateBy: c.UpdateBy}
+	form := ImportForm{Name: c.Name, Columns: c.Columns, Row: c.Row, Fields: c.Fields, Body: c.Body, UpdateBy: c.UpdateBy}
 	b, err := form.Batch(r)
 	if err != nil {
 		return err

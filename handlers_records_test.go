@@ -218,3 +218,87 @@ func TestRecords_Search(t *testing.T) {
 	}
 	b.says(b.get("/contacts?search="+url.QueryEscape(asked)), 200, stored)
 }
+
+// TestRecords_UnknownFields wants a member that an admin endpoint does not know refused by its name: in the
+// body of each record, in rows of imports, by the commands and inside of arrays. What openapi.json
+// names is accepted, in requests and as part of a record that is sent back.
+func TestRecords_UnknownFields(t *testing.T) {
+	b := newDashboard(t)
+	doc, err := description()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const unknown = "There is no field"
+	send := func(method, path, body string) string {
+		return askDoor(b.local, method, strings.NewReplacer("{id}", "1").Replace(path), body).Body.String()
+	}
+	wantKnown := func(method, path, name string) {
+		value, about := "null", name
+		if name == "phone" { // it repeats a part of phone_numbers
+			value, about = `null, "phone_numbers": []`, "phone"
+		}
+		if said := send(method, path, fmt.Sprintf("{%q: %s}", name, value)); strings.Contains(said, unknown) {
+			t.Errorf("%s %s with %s: got %s", method, path, about, said)
+		}
+	}
+	seen := 0
+	for _, kind := range strings.Fields("keys agents contacts teams owners do-not-call schedules events variables webhooks tokens") {
+		for _, path := range []string{"/admin/v1/" + kind, "/admin/v1/" + kind + "/{id}"} {
+			item := doc.Paths.Value(path)
+			if item == nil {
+				continue
+			}
+			for method, op := range item.Operations() {
+				if method != "POST" && method != "PATCH" {
+					continue
+				}
+				seen++
+				if said := send(method, path, `{"surplus": 1}`); !strings.Contains(said, unknown+` \"surplus\". The fields are `) {
+					t.Errorf("%s %s: got %s, want the unknown field refused", method, path, said)
+				}
+				for at, content := range contentsOf(op) {
+					schema := schemaOf(content)
+					if at != "body" && at[0] != '2' || schema == nil {
+						continue
+					}
+					for name := range schema.Properties {
+						if name != "key" && name != "token" && name != "secret" { // only those who create something get these
+							wantKnown(method, path, name)
+						}
+					}
+				}
+			}
+		}
+		if path := "/admin/v1/" + kind + "/import"; doc.Paths.Value(path) != nil {
+			if said := send("POST", path, `[{"surplus": 1}]`); !strings.Contains(said, unknown) || !strings.Contains(said, `"column":"surplus"`) {
+				t.Errorf("POST %s: got %s, want the unknown field refused with its name", path, said)
+			}
+			if said := send("POST", path+"?dry_run=true", `[{"surplus": 1}]`); !strings.Contains(said, `"importable":false`) {
+				t.Errorf("POST %s: got %s, want a dry run that says so", path, said)
+			}
+		}
+	}
+	if seen != 21 {
+		t.Errorf("got %d operations", seen)
+	}
+	for _, tt := range []struct{ path, body, want string }{
+		{"contacts", `{"first_name": "A", "phone": "+4930555010"}`, unknown + ` \"phone\"`},
+		{"contacts", `{"first_name": "A", "phone_numbers": [{"phone_number": "+4930555010", "type": "mobile"}]}`, `phone_numbers[0]: ` + unknown + ` \"type\"`},
+		{"contacts/import", `[{"first_name": "A", "phone_numbers": [{"phone_number": "+4930555010", "type": "mobile"}]}]`, `"column":"phone_numbers[0].type"`},
+		{"schedules", `{"owner": "bob"}`, `time_zone is missing.`},
+		{"schedules/import", `[{"owner": "bob", "hours": {}, "time_zone": "UTC"}]`, `row 1: ` + unknown + ` \"hours\". The fields are owner, time_zone, windows`},
+	} {
+		if said := send("POST", "/admin/v1/"+tt.path, tt.body); !strings.Contains(said, tt.want) {
+			t.Errorf("%s %s: got %s, want %s", tt.path, tt.body, said, tt.want)
+		}
+	}
+	if exit, _, errs := b.run(`[{"owner": "bob", "timezone": "UTC"}]`, "schedules", "import", "-"); exit == 0 || !strings.Contains(errs, unknown+` "timezone"`) {
+		t.Errorf("got %d %s", exit, errs)
+	}
+	schedule := b.operate(201, "POST", "/admin/v1/schedules", `{"time_zone": "Europe/Berlin"}`)
+	back, _ := json.Marshal(schedule)
+	b.operate(200, "PATCH", fmt.Sprint("/admin/v1/schedules/", schedule["id"]), string(back))
+	if c := b.operate(200, "GET", "/admin/v1/schedules", ""); c["count"] != 1.0 {
+		t.Errorf("got %v, want only the schedule that was right", c)
+	}
+}

@@ -131,7 +131,11 @@ type Owners struct {
 // deletes an owner, because the owner's records would then belong to nobody.
 func NewOwners(store *Store, keyring *Keyring, limiter *Limiter) *Owners {
 	c := &Owners{store: store, keyring: keyring, limiter: limiter}
-	c.catalog = AdminRecords[owner]{Store: store, Name: "owners", Table: ownerTable, Save: c.Save, Show: c.show, Filters: []string{"search", "storage"}, Words: map[string][]string{"storage": {"low"}}, AnyOf: fullOwners, Keep: true}
+	c.catalog = AdminRecords[owner]{
+		Store: store, Name: "owners", Table: ownerTable, Save: c.Save, Show: c.show, Filters: []string{"search", "storage"},
+		Words: map[string][]string{"storage": {"low"}}, AnyOf: fullOwners, Keep: true,
+		Body: BodyFields{Set: []string{"name", "balance", "rate", "limits", "storage_bytes"}, Shown: []string{"id", "own_limits", "storage", "created_at"}},
+	}
 	return c
 }
 
@@ -354,7 +358,10 @@ type teams struct{ catalog AdminRecords[team] }
 // NewTeams returns the endpoints for the teams in store. If a team is deleted,
 // its records stay with their owners.
 func NewTeams(store *Store) *teams {
-	return &teams{AdminRecords[team]{Store: store, Name: "teams", Table: teamTable, Save: saveTeam, Show: showTeam}}
+	return &teams{AdminRecords[team]{
+		Store: store, Name: "teams", Table: teamTable, Save: saveTeam, Show: showTeam,
+		Body: BodyFields{Set: []string{"name", "members"}, Shown: []string{"id", "created_at"}},
+	}}
 }
 
 // TeamTables returns the table of teams, for store checks.

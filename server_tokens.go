@@ -246,10 +246,20 @@ func touch(tx *Tx, hash []byte, u tokenUse) error {
 	return TokenTable.Put(tx, token)
 }
 
+// tokenBody returns the members that the body of a token may have.
+func tokenBody() BodyFields {
+	return BodyFields{
+		Set: []string{"name", "scope", "allowed_ips", "expires_at"},
+		Shown: []string{
+			"id", "hint", "status", "created_at", "made_by", "rotated_at", "rotated_by", "revoked_at", "last_used_at", "last_used_ip", "previous_secrets",
+		},
+	}
+}
+
 // create handles the creation of a token. Its answer and that of rotate are the only ones with a
 // secret.
 func (t *Tokens) create(w http.ResponseWriter, r *Request) error {
-	body, err := r.ReadBody()
+	body, err := r.ReadFields(tokenBody())
 	if err != nil {
 		return err
 	}

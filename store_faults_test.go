@@ -583,7 +583,7 @@ func TestStore_FailureReachesAnswers(t *testing.T) {
 		{"GET", "/admin/v1/schedules/1", ""},
 		{"PATCH", "/admin/v1/schedules/1", `{"buffer_minutes": 5}`},
 		{"DELETE", "/admin/v1/schedules/1", ""},
-		{"POST", "/admin/v1/schedules", `{"owner": "ann"}`},
+		{"POST", "/admin/v1/schedules", `{"owner": "ann", "time_zone": "UTC"}`},
 	}
 	for _, failed := range []bool{false, true} {
 		if failed {

@@ -118,8 +118,22 @@ func (h *WebhookAdmin) find(tx *Tx, r *Request) (webhook, error) {
 	return w, err
 }
 
+// readWebhook reads the body of a webhook. Only that of an operator must not have unknown members.
+func readWebhook(r *Request) (*Body, error) {
+	if r.Key != nil {
+		return r.ReadBody()
+	}
+	return r.ReadFields(BodyFields{
+		Set: []string{"name", "url", "subscribed_events", "is_active", "owner"},
+		Shown: []string{
+			"id", "message", "sandbox", "resources", "disabled_reason", "failing_since", "last_attempt", "next_attempt_at", "dropped", "waiting", "waiting_bytes",
+			"created_at", "created_by", "updated_at", "updated_by",
+		},
+	})
+}
+
 func (h *WebhookAdmin) create(w http.ResponseWriter, r *Request) error {
-	body, err := r.ReadBody()
+	body, err := readWebhook(r)
 	if err != nil {
 		return err
 	}
@@ -292,7 +306,7 @@ func maySubscribe(k *Key, events []string) error {
 }
 
 func (h *WebhookAdmin) update(w http.ResponseWriter, r *Request) error {
-	body, err := r.ReadBody()
+	body, err := readWebhook(r)
 	if err != nil {
 		return err
 	}

@@ -185,6 +185,14 @@ func (s *session) resource(r resource) *cli.Command {
 			return s.sendUpload(ctx, c, u)
 		},
 	}
+	if r.name == "schedules" {
+		load.Description = `Example of a FILE:
+  [{"owner": "ann", "time_zone": "Europe/Berlin", "buffer_minutes": 10,
+    "windows": {"monday": ["09:00-12:00", "13:00-17:00"], "tuesday": ["09:00-12:00"]}}]
+
+A day without windows has no free slots. Without "windows" they are Monday to
+Friday, 09:00-17:00.`
+	}
 	if r.name == "contacts" {
 		load.Flags = append(load.Flags, &cli.StringFlag{Name: "update-by", Usage: "email or phone: a row whose address or number a contact of the owner has updates that contact"},
 			&cli.BoolFlag{Name: "skip-duplicates", Usage: "leave out rows whose address or number another contact of the owner has"})
