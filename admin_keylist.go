@@ -100,10 +100,10 @@ func (g keyTagger) Rank(f *KeyFilter, now time.Time) error {
 	return err
 }
 
-// Count returns the number of keys with a tag and a status, which may be "", at now. It is the number in
-// the list with these filters.
-func (g keyTagger) Count(r *Request, tx *Tx, tag, status string) (count int, err error) {
-	f := KeyFilter{Now: r.Latest, Status: status}
+// CountLive returns the number of live keys, which are not sandbox keys, with a tag and a status, which may be "". It is the
+// number in the list with these filters.
+func (g keyTagger) CountLive(r *Request, tx *Tx, tag, status string) (count int, err error) {
+	f := KeyFilter{Now: r.Latest, Status: status, Sandbox: new(false)}
 	if err := g.Add(tx, tag, &f); err != nil || f.Only != nil && len(f.Only) == 0 {
 		return 0, err
 	}

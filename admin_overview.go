@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"net/http"
-	"slices"
 	"sync"
 	"time"
 )
@@ -98,8 +97,11 @@ func (v *overview) figures(r *Request, name string) (map[string]any, error) {
 	}
 	answer["range"] = name
 	span := v.span(name, now)
-	page := Page{Number: 1, Limit: overviewTop}
-	keys, used, err := v.usage.keys(r, page, span)
+	attention, survey, err := v.attention(r)
+	if err != nil {
+		return nil, err
+	}
+	keys, used, err := v.usage.used(Page{Number: 1, Limit: overviewTop}, span, survey.Sandbox)
 	if err != nil {
 		return nil, err
 	}
@@ -111,7 +113,6 @@ func (v *overview) figures(r *Request, name string) (map[string]any, error) {
 	if err != nil {
 		return nil, err
 	}
-	keys = slices.DeleteFunc(keys, func(row any) bool { return row.(map[string]any)["sandbox"] == true })
 	answer["keys"], answer["keys_used"] = keys, used
 	answer["routes"], answer["errors"] = routes[:min(len(routes), overviewTop)], codes[:min(len(codes), overviewTop)]
 	const recent = 5 * time.Minute
@@ -119,9 +120,8 @@ func (v *overview) figures(r *Request, name string) (map[string]any, error) {
 	answer["latency"] = map[string]any{
 		"p50_ms": float64(took.P50.Microseconds()) / 1000, "p99_ms": float64(took.P99.Microseconds()) / 1000, "requests": took.Requests, "span_seconds": int(recent / time.Second),
 	}
-	attention, active, err := v.attention(r)
-	answer["attention"], answer["active_keys"] = attention, active
-	return answer, err
+	answer["attention"], answer["active_keys"] = attention, survey.Active
+	return answer, nil
 }
 
 // span returns the part of the history that a range shows. The history has no minutes, so for an hour
@@ -179,10 +179,10 @@ func showMinutes(list []bucket) map[string]any {
 	return map[string]any{"step": "minute", "from": Seconds(list[0].Start), "to": Seconds(list[len(list)-1].Start.Add(time.Minute))}
 }
 
-// attention returns what somebody should look at, each kind with its number, and the number of active
-// keys. Kinds with the number 0 are left out. A number about keys is that of the list with the same
+// attention returns what somebody should look at, each kind with its number, and the counts of live keys.
+// Kinds with the number 0 are left out. A number about keys is that of the list of live keys with the same
 // filters, which the dashboard links to.
-func (v *overview) attention(r *Request) (rows []any, active int, err error) {
+func (v *overview) attention(r *Request) (rows []any, keys KeySurvey, err error) {
 	rows = []any{}
 	add := func(kind string, count int) {
 		if count > 0 {
@@ -197,16 +197,14 @@ func (v *overview) attention(r *Request) (rows []any, active int, err error) {
 		add("no_backup", 1)
 	}
 	err = v.usage.store.View(func(tx *Tx) error {
-		keys, err := v.usage.keyring.Survey(r.Context(), tx, r.Latest)
-		if err != nil {
+		if keys, err = v.usage.keyring.Survey(r.Context(), tx, r.Latest); err != nil {
 			return err
 		}
-		active = keys.Active
 		for _, tagged := range []struct{ kind, tag, status string }{
 			{"keys_revoked_used", tagStillSent, StatusRevoked}, {"keys_expired_used", tagStillSent, StatusExpired},
 			{"keys_in_url", tagSentInURL, ""}, {"keys_at_limit", tagRateLimited, ""}, {"keys_rotating", tagRotating, ""},
 		} {
-			count, err := v.tags.Count(r, tx, tagged.tag, tagged.status)
+			count, err := v.tags.CountLive(r, tx, tagged.tag, tagged.status)
 			if err != nil {
 				return err
 			}
@@ -224,7 +222,7 @@ func (v *overview) attention(r *Request) (rows []any, active int, err error) {
 		add("keys_without_end", keys.WithoutEnd)
 		return errors.Join(err1, err2, err3)
 	})
-	return rows, active, err
+	return rows, keys, err
 }
 
 // endedKeys returns the ids of the keys that were sent although they were revoked or had expired.

@@ -309,6 +309,42 @@ func TestOverview_AttentionLists(t *testing.T) {
 	}
 }
 
+// TestOverview_Sandbox has sandbox keys that would each be a reason for a line: the overview is about live keys alone, as are the lists to
+// which it leads.
+func TestOverview_Sandbox(t *testing.T) {
+	b := newDashboard(t)
+	sandbox := func(fields ...string) (id, secret string) {
+		return b.key(`["can_read_agents"]`, append(fields, `"sandbox": true`)...)
+	}
+	sandbox()
+	sandbox(`"expires_at": "` + b.clock.Now().Add(48*time.Hour).UTC().Format(time.RFC3339) + `"`)
+	rotating, inURL := sandbox()
+	b.ask("GET", "/api/v1/agents?api_key="+inURL, "", "")
+	b.operate(200, "POST", "/admin/v1/keys/"+rotating+"/rotate", `{"overlap_seconds": 86400}`)
+	gone, sent := sandbox()
+	b.operate(200, "POST", "/admin/v1/keys/"+gone+"/revoke", "")
+	b.ask("GET", "/api/v1/agents", sent, "")
+	for i := range 12 {
+		_, busy := sandbox(`"limits": {"requests_per_minute_limit": 1}`)
+		for range 2 + i {
+			b.ask("GET", "/api/v1/agents", busy, "")
+		}
+	}
+	lines := func() string {
+		got := b.operate(200, "GET", "/admin/v1/overview", "")
+		return fmt.Sprint(got["attention"], " ", got["active_keys"], " active ", got["keys_used"], " used ", len(got["keys"].([]any)), " listed")
+	}
+	if got, want := lines(), "[map[count:1 kind:no_backup]] 0 active 0 used 0 listed"; got != want {
+		t.Errorf("only sandbox keys: got %s, want %s", got, want)
+	}
+	_, live := b.key(`["can_read_agents"]`)
+	b.ask("GET", "/api/v1/agents", live, "")
+	b.clocks.Pass(overviewAge)
+	if got, want := lines(), "[map[count:1 kind:no_backup] map[count:1 kind:keys_without_end]] 1 active 1 used 1 listed"; got != want {
+		t.Errorf("with a live key: got %s, want %s", got, want)
+	}
+}
+
 // The stream reports new requests, and ends with the session and with the service.
 func TestOverview_Stream(t *testing.T) {
 	for name, end := range map[string]func(b *browser) error{

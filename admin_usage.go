@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -233,11 +234,26 @@ func (u *usage) keys(r *Request, page Page, span period) (rows []any, count int,
 	if len(ids) > 0 {
 		return rows, len(ids), nil
 	}
+	return u.used(page, span, nil)
+}
+
+// used returns the JSON fields of one page of the keys that were used in span, except those with the ids in without, and the
+// number of all these keys.
+func (u *usage) used(page Page, span period, without map[string]bool) (rows []any, count int, err error) {
 	ranked, err := u.history.Ranked(ofKey, span)
 	if err != nil {
 		return nil, 0, err
 	}
-	for _, s := range ranked.Part(page.Bounds(ranked.Count)) {
+	count, rows = ranked.Count, []any{}
+	from, to := page.Bounds(count)
+	list := ranked.Part(from, to)
+	if len(without) > 0 {
+		list = slices.DeleteFunc(ranked.Part(0, count), func(s used) bool { return without[s.name] })
+		count = len(list)
+		from, to = page.Bounds(count)
+		list = list[from:to]
+	}
+	for _, s := range list {
 		key, err := u.find(s.name)
 		if errors.Is(err, ErrNotFound) {
 			continue
@@ -247,7 +263,7 @@ func (u *usage) keys(r *Request, page Page, span period) (rows []any, count int,
 		}
 		rows = append(rows, showTally(map[string]any{"id": s.name, "name": key.Name, "owner": key.OwnerName, "sandbox": key.Sandbox()}, s.sum))
 	}
-	return rows, ranked.Count, nil
+	return rows, count, nil
 }
 
 // sendAll answers with the buckets of all routes as CSV if by is "route", of all error codes if it

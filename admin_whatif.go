@@ -42,15 +42,15 @@ type trialQuery struct {
 	since  time.Time
 	steady time.Time // service time of since
 	key    *Key      // only this key, and its owner for limits of owners; nil: any
-	owner  uint64    // only this owner and its keys; 0: any
+	owner  uint64    // only this owner and its keys; 0: any that is no sandbox
 }
 
-// counts reports whether a record that a key of an owner has created counts.
+// counts reports whether what a key of an owner has asked for counts. Sandboxes count only if the request names a key of one.
 func (q *trialQuery) counts(rule LimitRule, key string, owner uint64) bool {
 	if q.key != nil && !rule.Owner && key != q.key.ID {
 		return false
 	}
-	return q.owner == 0 || owner == q.owner
+	return owner == q.owner || q.owner == 0 && !IsSandbox(owner)
 }
 
 // ids returns the ids of the keys whose requests per minute count.
@@ -292,6 +292,9 @@ func (w *whatIf) replayMinutes(r *Request, q trialQuery, rule LimitRule) (rows [
 			}
 			if err != nil {
 				return err
+			}
+			if !q.counts(rule, id, key.Owner) {
+				continue
 			}
 			if row := owners[key.Owner]; rule.Owner && row != nil {
 				row.keys = append(row.keys, id)

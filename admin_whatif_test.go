@@ -83,6 +83,17 @@ func TestWhatIf_Minute(t *testing.T) {
 	if rows[0][0]["id"] != nil || rows[0][0]["owner"] != "ann" || rows[0][0]["limit"] != 0.0 {
 		t.Errorf("the row of an owner: got %v", rows[0][0])
 	}
+	sandbox, try := a.key(`["can_read_calls"]`, `"owner": "ann"`, `"sandbox": true`)
+	for range 9 {
+		a.ask("GET", "/api/v1/calls", try, "")
+	}
+	lines, _ = trials(a.tried(`{"limits": {"requests_per_minute_limit": 3, "owner_requests_per_minute_limit": 100}}`))
+	wantTrials(t, "all keys but those of sandboxes", lines, "owner_requests_per_minute_limit 100: 14 asked, 2 refused then, 0 to 0, 11 refuses none, 0 of 2",
+		"requests_per_minute_limit 3: 14 asked, 2 refused then, 5 to 5, 6 refuses none, 2 of 3")
+	lines, _ = trials(a.tried(`{"limits": {"requests_per_minute_limit": 3}, "key": "` + sandbox + `"}`))
+	wantTrials(t, "a sandbox key", lines, "requests_per_minute_limit 3: 9 asked, 0 refused then, 6 to 6, 9 refuses none, 1 of 1")
+	a.clocks.Pass(2 * time.Minute)
+	a.ask("GET", "/api/v1/calls", one, "")
 	a.restart()
 	since := a.clocks.Read().Wall.Add(-time.Minute).Format(time.RFC3339)
 	answer := a.tried(`{"limits": {"requests_per_minute_limit": 1}, "since": "` + since + `"}`)
@@ -113,6 +124,12 @@ func TestWhatIf_Day(t *testing.T) {
 	agent := a.operate(201, "POST", "/admin/v1/agents", `{"name": "Ada", "owner": "ann", "phone_number": "+4930555001"}`)["id"]
 	id, key := a.key(everyPermission, `"owner": "ann"`, `"limits": {"calls_per_day_limit": 3}`)
 	_, other := a.key(everyPermission, `"owner": "ann"`)
+	try := a.sandboxKey(`"owner": "ann"`)
+	for range 4 {
+		if w := a.ask("POST", "/api/v1/calls", try, fmt.Sprintf(`{"agent_id": %v, "phone_number": "+4930123456"}`, a.firstAgent(try))); w.Code != 201 {
+			t.Fatalf("in the sandbox: got %d %s", w.Code, w.Body)
+		}
+	}
 	call := func(key string, want int) {
 		t.Helper()
 		if w := a.ask("POST", "/api/v1/calls", key, fmt.Sprintf(`{"agent_id": %v, "phone_number": "+4930123456"}`, agent)); w.Code != want {

@@ -840,12 +840,15 @@ func TestOwnerPages_Chart(t *testing.T) {
 	_, key1 := b.key(`["can_read_agents"]`, `"owner": "ann"`)
 	_, key2 := b.key(`["can_read_agents"]`, `"owner": "ann"`)
 	_, other := b.key(`["can_read_agents"]`)
+	sandbox := b.sandboxKey(`"owner": "ann"`)
 	b.tells(path, "No request in the last 24 hours.")
-	for _, key := range []string{key1, key2, key2, other} {
+	for _, key := range []string{key1, key2, key2, other, sandbox} {
 		b.ask("GET", "/api/v1/agents", key, "")
 	}
 	b.ask("GET", "/api/v1/calls", key2, "")
 	b.tells(path, "4 requests, 1 refused in the last 24 hours.", `<td class="number">4</td><td class="number">3</td><td class="number">0</td><td class="number">0</td><td class="number">1</td>`)
+	b.post("/space", "space", "sandbox", "next", "/owners")
+	b.tells(path, "1 request in the last 24 hours.")
 }
 
 func TestOwnerPages_Limits(t *testing.T) {

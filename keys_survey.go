@@ -9,13 +9,15 @@ import (
 // ExpiresSoon is how long before its expiry a key is reported.
 const ExpiresSoon = 7 * 24 * time.Hour
 
-// KeySurvey counts the keys that deserve attention. Revoked keys are not counted.
+// KeySurvey counts the live keys that deserve attention. Revoked keys and sandbox keys are not counted.
 type KeySurvey struct {
 	Active     int
 	Expiring   int // active, and end within ExpiresSoon
 	NeverUsed  int // active, and never used
 	Idle90     int // active, neither used nor created within 90 days
 	WithoutEnd int // active, without an end
+
+	Sandbox map[string]bool // ids of all sandbox keys
 }
 
 // Survey counts keys. now is from Clock.Latest. Survey ends with an error when ctx is done. It reads the
@@ -28,6 +30,7 @@ func (k *Keyring) Survey(ctx context.Context, tx *Tx, now time.Time) (found KeyS
 	if err := s.readUses(tx, k.unstoredUses()); err != nil {
 		return found, err
 	}
+	found.Sandbox = map[string]bool{}
 	space := &[RowsPerChunk]keyFacts{}
 	for i, chunk := range s.rows.Chunks {
 		if err := ctx.Err(); err != nil {
@@ -39,6 +42,10 @@ func (k *Keyring) Survey(ctx context.Context, tx *Tx, now time.Time) (found KeyS
 		}
 		for left := chunk.Present; left != 0; left &= left - 1 {
 			bit := bits.TrailingZeros64(left)
+			if facts[bit].flags&rowSandbox != 0 {
+				found.Sandbox[string(facts[bit].id.of(chunk.Row(bit)))] = true
+				continue
+			}
 			used := time.Time{}
 			if at := int64(s.uses.At(chunk.Number*RowsPerChunk + uint64(bit))); at != 0 {
 				used = time.Unix(0, at)

@@ -372,10 +372,10 @@ type ownerExtra struct {
 // ownerKeys is how many keys the chart of an owner sums up: those that were used last.
 const ownerKeys = 100
 
-// ownerChart adds the chart of the requests with the keys of an owner to e. Without the right to see
+// ownerChart adds the chart of the requests with the keys of an owner in the chosen space to e. Without the right to see
 // them it adds nothing.
 func ownerChart(v *pageRequest, owner string, e *ownerExtra) {
-	keys, fault := v.call(http.MethodGet, "/admin/v1/keys?"+url.Values{"owner": {owner}, "sort": {"last_used"}, "limit": {fmt.Sprint(ownerKeys)}}.Encode(), nil)
+	keys, fault := v.call(http.MethodGet, v.listOfSpace("/admin/v1/keys")+"&"+url.Values{"owner": {owner}, "sort": {"last_used"}, "limit": {fmt.Sprint(ownerKeys)}}.Encode(), nil)
 	rows, _ := keys["keys"].([]any)
 	if fault != nil || len(rows) == 0 {
 		return

@@ -17,7 +17,7 @@ const spaceCookie = "latchkey_space"
 const spaceMax = 12 * time.Hour
 
 // spaceLists are the lists of the admin endpoint that have either live records or those of sandboxes.
-// Lists of keys and of requests are of both spaces, except those of listOfSpace.
+// Lists of keys and of requests are of both spaces, unless their path is from listOfSpace.
 var spaceLists = []string{"agents", "business-context", "calls", "contacts", "events", "schedules", "variables", "webhooks"}
 
 // inSandbox reports whether the operator has chosen sandboxes.
