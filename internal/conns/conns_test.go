@@ -352,6 +352,28 @@ func TestSet_Hold(t *testing.T) {
 	})
 }
 
+// Strangers whose requests have just begun fill the group. Hold waits until the first of them lasts for too long.
+func TestSet_HoldWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := open(t, Options{}, Limits{Max: 10})
+		defer s.l.Close()
+		s.set.Share(s.group, 2, func() {})
+		var all []*Conn
+		for range 2 {
+			all = append(all, s.dial("127.0.0.1"))
+			time.Sleep(time.Millisecond)
+			Note(all[len(all)-1], http.StateActive)
+		}
+		began := time.Now()
+		done, err := s.set.Hold()
+		if took := time.Since(began); err != nil || took > holdTime {
+			t.Fatalf("got %v after %s, want room", err, took)
+		}
+		wantOpen(t, "room was made", all, 1)
+		done()
+	})
+}
+
 // If the process has no file descriptor left, an idle connection is closed for the new one.
 func TestListener_Descriptors(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

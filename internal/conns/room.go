@@ -194,16 +194,16 @@ func (s *Set) Share(g *Group, room int, release func()) {
 // ErrNoRoom means that a connection cannot be opened, because too many file descriptors are in use.
 var ErrNoRoom = errors.New("no file descriptor is free for another connection; raise the limit of open files, for example LimitNOFILE= of the systemd unit")
 
+// holdTime is how long Hold waits for room. By then a request without a valid key that fills the group
+// has lasted for settled, so its connection may be closed.
+const holdTime = 2 * settled
+
 // Hold makes room for a connection that this process is about to open, by closing an idle one if
-// that is necessary. It returns ErrNoRoom if none is idle. Call done once the connection is closed
-// or could not be opened.
+// that is necessary. If none is idle, it waits for up to a second until one is, and then returns
+// ErrNoRoom. Call done once the connection is closed or could not be opened.
 func (s *Set) Hold() (done func(), err error) {
-	held := s.held.Add(1)
-	if s.shared != nil && s.room > 0 && s.shared.open.Load()+held > int64(s.room) {
-		if !s.shared.closeFor(Descriptors) && !s.releaseHeld() {
-			s.held.Add(-1)
-			return nil, ErrNoRoom
-		}
+	if !s.hold() && !s.waitToHold() {
+		return nil, ErrNoRoom
 	}
 	var once sync.Once
 	return func() {
@@ -212,6 +212,38 @@ func (s *Set) Hold() (done func(), err error) {
 			s.wake()
 		})
 	}, nil
+}
+
+// hold counts one more connection of Hold, and closes an idle one if that is necessary. It returns
+// false, and does not count it, if none is idle.
+func (s *Set) hold() bool {
+	held := s.held.Add(1)
+	if s.shared == nil || s.room <= 0 || s.shared.open.Load()+held <= int64(s.room) || s.shared.closeFor(Descriptors) || s.releaseHeld() {
+		return true
+	}
+	s.held.Add(-1)
+	return false
+}
+
+// waitToHold calls hold until it returns true, for at most holdTime. It returns the last result.
+func (s *Set) waitToHold() bool {
+	changed, stop := s.wait()
+	defer stop()
+	tick := time.NewTicker(settled / 4) // a request that lasts too long is no change
+	defer tick.Stop()
+	late := time.NewTimer(holdTime)
+	defer late.Stop()
+	for {
+		select {
+		case <-late.C:
+			return s.hold()
+		case <-tick.C:
+		case <-changed:
+		}
+		if s.hold() {
+			return true
+		}
+	}
 }
 
 // Sweep closes the idle connections that have had no request with a valid key within their
