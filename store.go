@@ -55,6 +55,8 @@ type Store struct {
 	failed chan struct{}         // closed when the store fails
 	cause  atomic.Pointer[error] // why the store has failed; nil if it has not
 
+	copying sync.Mutex // held while a copy is made
+
 	replica sharing // set by ShareStore; nil: the store is alone
 
 	rowLog      rowLog
@@ -331,8 +333,10 @@ func (s *Store) CheckFile() {
 func (s *Store) CopyTo(path string) error { return s.CopyWatched(path, nil) }
 
 // CopyWatched is like CopyTo and reports its progress. After an error of progress there is no file
-// at path.
+// at path. One copy is made at a time, because each needs some 15 MB of memory.
 func (s *Store) CopyWatched(path string, progress Progress) error {
+	s.copying.Lock()
+	defer s.copying.Unlock()
 	if s.Failing() {
 		return ErrUnavailable
 	}

@@ -484,6 +484,35 @@ func TestStore_CopyUnderWrites(t *testing.T) {
 	}
 }
 
+// TestStore_CopiesInTurn asks for a second copy while one is made. The second begins after the first has ended.
+func TestStore_CopiesInTurn(t *testing.T) {
+	dir, s := t.TempDir(), newTestStore(t)
+	began, ended := make(chan struct{}), make(chan error, 1)
+	second := func() {
+		ended <- s.CopyWatched(filepath.Join(dir, "second"), func(_ string, done, _ int64) error {
+			if done == 1 {
+				close(began)
+			}
+			return nil
+		})
+	}
+	err := s.CopyWatched(filepath.Join(dir, "first"), func(_ string, done, _ int64) error {
+		if done > 1 {
+			return nil
+		}
+		go second()
+		select {
+		case <-began:
+			t.Error("the second copy has begun")
+		case <-time.After(100 * time.Millisecond):
+		}
+		return nil
+	})
+	if err := errors.Join(err, <-ended); err != nil {
+		t.Error(err)
+	}
+}
+
 // wholeCopy wants all records of a copy to be of one round, not before last, and
 // gives that.
 func wholeCopy(t *testing.T, path string, records int, name func(int) []byte, last uint64) (round uint64) {
