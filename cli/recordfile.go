@@ -337,6 +337,10 @@ func tomlValue(v any) string {
 			parts = append(parts, tomlKey(name)+" = "+tomlValue(v[name]))
 		}
 		return "{ " + strings.Join(parts, ", ") + " }"
+	case json.Number: // TOML has whole numbers of 64 bits
+		if _, err := v.Int64(); err != nil && !strings.ContainsAny(v.String(), ".eE") {
+			return v.String() + ".0"
+		}
 	}
 	return fmt.Sprint(v)
 }

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"reflect"
@@ -119,7 +120,7 @@ func TestRecordFile_Text(t *testing.T) {
 	answer := map[string]any{
 		"keys": []any{map[string]any{
 			"ref": "a", "name": "quote \" back \\ tab \t line \n del \x7f nul \x00 esc \x1b <&> \u2028 \U0001f511", "limits": map[string]any{"n": 5.0, "with.dot": 6.0},
-			"metadata": map[string]any{"": "empty", "a b": "", "\x7f": "del", "\"": "q"}, "paused": true, "rate": 0.25, "list": []any{"x", "]"},
+			"metadata": map[string]any{"": "empty", "a b": "", "\x7f": "del", "\"": "q"}, "paused": true, "rate": 0.25, "large": json.Number("100000000000000000000"), "list": []any{"x", "]"},
 		}},
 		"webhooks": []any{},
 	}
