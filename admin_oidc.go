@@ -1,14 +1,17 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/subtle"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -24,6 +27,8 @@ import (
 const (
 	providerTimeout = 10 * time.Second // of one request, and of all requests of one login
 	providerAnswer  = 1 << 20          // bytes of one answer
+	providerKeys    = 100              // keys of a provider
+	providerKey     = 2800             // bytes of the longest text in a key: a modulus of 16,384 bits has 2,731
 	providerLogins  = 8                // logins that wait for the provider at the same time
 	providerFresh   = time.Hour        // how long its addresses and keys are kept
 	clockSkew       = time.Minute      // how far its clock may differ
@@ -71,15 +76,11 @@ type identityProvider struct {
 
 // providerFacts is what a provider says of itself.
 type providerFacts struct {
-	Issuer     string   `json:"issuer"`
-	Authorize  string   `json:"authorization_endpoint"`
-	Token      string   `json:"token_endpoint"`
-	Keys       string   `json:"jwks_uri"`
-	UserInfo   string   `json:"userinfo_endpoint"`
-	EndSession string   `json:"end_session_endpoint"`
-	Algorithms []string `json:"id_token_signing_alg_values_supported"`
-	ClientAuth []string `json:"token_endpoint_auth_methods_supported"`
-	SendsIss   bool     `json:"authorization_response_iss_parameter_supported"`
+	Issuer, Authorize, Token, Keys, UserInfo, EndSession string
+
+	Algorithms []string
+	ClientAuth []string // nil if it does not say
+	SendsIss   bool
 
 	verifier *oidc.IDTokenVerifier
 	until    time.Time // from Clock.Steady
@@ -117,6 +118,41 @@ func (b boundedAnswers) RoundTrip(r *http.Request) (*http.Response, error) {
 	return answer, err
 }
 
+// boundedKeys is a transport that reads sets of keys. It refuses a set that would take long to try: the time
+// to check a signature grows with the square of the key's size.
+type boundedKeys struct{ http.RoundTripper }
+
+// RoundTrip sends a request. The body of the answer has only what was checked.
+func (b boundedKeys) RoundTrip(r *http.Request) (*http.Response, error) {
+	answer, err := b.RoundTripper.RoundTrip(r)
+	if err != nil || answer.StatusCode != http.StatusOK {
+		return answer, err
+	}
+	defer answer.Body.Close()
+	set, err := readObject(answer.Body)
+	if err != nil {
+		return nil, err
+	}
+	keys, _ := set["keys"].([]any)
+	if len(keys) > providerKeys {
+		return nil, fmt.Errorf("the provider has %d keys; the maximum is %d", len(keys), providerKeys)
+	}
+	for _, key := range keys {
+		members, _ := key.(map[string]any)
+		for name, value := range members {
+			if text, ok := value.(string); ok && len(text) > providerKey {
+				return nil, fmt.Errorf("a key of the provider is too large: its %s has %d bytes; the maximum is %d", shorten(name), len(text), providerKey)
+			}
+		}
+	}
+	text, err := strictjson.Encode(map[string]any{"keys": keys})
+	if err != nil {
+		return nil, err
+	}
+	answer.Body, answer.ContentLength = io.NopCloser(bytes.NewReader(text)), int64(len(text))
+	return answer, nil
+}
+
 // known returns the facts of the provider that were read last, or nil.
 func (p *identityProvider) known() *providerFacts {
 	p.mu.Lock()
@@ -147,10 +183,12 @@ func (p *identityProvider) read(ctx context.Context, now time.Time) (*providerFa
 func (p *identityProvider) discover(now time.Time) (*providerFacts, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), providerTimeout)
 	defer cancel()
-	f := &providerFacts{until: now.Add(providerFresh)}
-	if err := p.get(ctx, strings.TrimSuffix(p.o.Issuer, "/")+"/.well-known/openid-configuration", "", f); err != nil {
+	metadata, err := p.get(ctx, strings.TrimSuffix(p.o.Issuer, "/")+"/.well-known/openid-configuration", "")
+	if err != nil {
 		return nil, fmt.Errorf("read the metadata of the provider: %w", err)
 	}
+	f := factsIn(metadata)
+	f.until = now.Add(providerFresh)
 	if f.Issuer != p.o.Issuer {
 		return nil, fmt.Errorf("the provider calls itself %q; set admin.oidc.issuer to exactly that, or correct the provider", shorten(f.Issuer))
 	}
@@ -165,12 +203,28 @@ func (p *identityProvider) discover(now time.Time) (*providerFacts, error) {
 			return nil, fmt.Errorf("the provider's %s is %q, which is no address with https://", endpoint.name, shorten(endpoint.url))
 		}
 	}
-	f.verifier = oidc.NewVerifier(p.o.Issuer, remoteKeys{oidc.NewRemoteKeySet(oidc.ClientContext(context.Background(), p.client), f.Keys)},
+	client := *p.client
+	client.Transport = boundedKeys{client.Transport}
+	f.verifier = oidc.NewVerifier(p.o.Issuer, remoteKeys{oidc.NewRemoteKeySet(oidc.ClientContext(context.Background(), &client), f.Keys)},
 		&oidc.Config{ClientID: p.o.ClientID, SupportedSigningAlgs: asymmetric(f.Algorithms), SkipExpiryCheck: true}) // verify checks the times
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.facts = f
 	return f, nil
+}
+
+// factsIn returns the facts in the metadata of a provider.
+func factsIn(metadata map[string]any) *providerFacts {
+	text := func(name string) string {
+		v, _ := metadata[name].(string)
+		return v
+	}
+	return &providerFacts{
+		Issuer: text("issuer"), Authorize: text("authorization_endpoint"), Token: text("token_endpoint"), Keys: text("jwks_uri"),
+		UserInfo: text("userinfo_endpoint"), EndSession: text("end_session_endpoint"),
+		Algorithms: textsIn(metadata["id_token_signing_alg_values_supported"]), ClientAuth: textsIn(metadata["token_endpoint_auth_methods_supported"]),
+		SendsIss: metadata["authorization_response_iss_parameter_supported"] == true,
+	}
 }
 
 // asymmetric returns the algorithms of a provider with which it alone can sign. A list without any is
@@ -194,12 +248,12 @@ func (p *identityProvider) usable(address string) bool {
 	return u.Scheme == "https" || u.Scheme == "http" && IsLocalHost(u.Hostname()) && strings.HasPrefix(p.o.Issuer, "http://")
 }
 
-// get decodes the JSON object that answers a GET request. token is sent as a bearer token unless it is
-// "".
-func (p *identityProvider) get(ctx context.Context, address, token string, into any) error {
+// get returns the members of the JSON object that answers a GET request. token is sent as a bearer token
+// unless it is "".
+func (p *identityProvider) get(ctx context.Context, address, token string) (map[string]any, error) {
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	r.Header.Set("Accept", "application/json")
 	if token != "" {
@@ -207,20 +261,28 @@ func (p *identityProvider) get(ctx context.Context, address, token string, into 
 	}
 	answer, err := p.client.Do(r)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer answer.Body.Close()
 	if answer.StatusCode != http.StatusOK {
-		return fmt.Errorf("got status %d", answer.StatusCode)
+		return nil, fmt.Errorf("got status %d", answer.StatusCode)
 	}
-	text, err := io.ReadAll(answer.Body)
+	return readObject(answer.Body)
+}
+
+// readObject returns the members of a JSON object. Their names are as they were sent: encoding/json takes
+// "AUD" for a field "aud" of a struct.
+func readObject(body io.Reader) (map[string]any, error) {
+	text, err := io.ReadAll(body)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if strictjson.Decode(text, into) != nil {
-		return errors.New("the answer is not the JSON object that it must be")
+	value, err := strictjson.Value(text)
+	members, ok := value.(map[string]any)
+	if err != nil || !ok {
+		return nil, errors.New("the answer is not the JSON object that it must be")
 	}
-	return nil
+	return members, nil
 }
 
 // shorten returns a text of a stranger as it may appear in a log line.
@@ -324,22 +386,8 @@ func (p *identityProvider) verify(ctx context.Context, f *providerFacts, tokens 
 	if err != nil {
 		return who, fmt.Errorf("the id token is refused: %s", shorten(err.Error()))
 	}
-	claims := map[string]any{}
-	if err := id.Claims(&claims); err != nil {
-		return who, errors.New("the id token has no claims")
-	}
-	switch azp, _ := claims["azp"].(string); {
-	case id.Subject == "" || len(id.Subject) > 255:
-		err = errors.New("the id token has no sub of 1 to 255 bytes")
-	case subtle.ConstantTimeCompare([]byte(id.Nonce), []byte(t.Nonce)) != 1:
-		err = errors.New("the id token has the nonce of another login")
-	case len(id.Audience) > 1 && azp == "" || claims["azp"] != nil && azp != p.o.ClientID:
-		err = errors.New("the id token was issued to another client (azp)")
-	case !now.Before(id.Expiry.Add(clockSkew)):
-		err = fmt.Errorf("the id token expired at %s; compare the clocks", id.Expiry.UTC().Format(time.RFC3339))
-	case claims["iat"] == nil || id.IssuedAt.After(now.Add(clockSkew)) || timeClaim(claims, "nbf").After(now.Add(clockSkew)):
-		err = errors.New("the id token is not valid yet; compare the clocks")
-	case id.AccessTokenHash != "" && id.VerifyAccessToken(tokens.AccessToken) != nil:
+	claims, err := p.checkClaims(id, t, now)
+	if hash := claims["at_hash"]; err == nil && hash != nil && (hash != id.AccessTokenHash || id.VerifyAccessToken(tokens.AccessToken) != nil) {
 		err = errors.New("the access token is not the one of the id token (at_hash)")
 	}
 	if err != nil {
@@ -349,14 +397,50 @@ func (p *identityProvider) verify(ctx context.Context, f *providerFacts, tokens 
 	if f.UserInfo == "" || !p.incomplete(who) {
 		return who, nil
 	}
-	more := map[string]any{}
-	if err := p.get(ctx, f.UserInfo, tokens.AccessToken, &more); err != nil {
+	more, err := p.get(ctx, f.UserInfo, tokens.AccessToken)
+	if err != nil {
 		return who, fmt.Errorf("%w: read userinfo: %s", errProvider, shorten(err.Error()))
 	}
 	if sub, _ := more["sub"].(string); sub != id.Subject {
 		return who, errors.New("userinfo is about another person (sub)")
 	}
 	return who.with(p.identityIn(more, id.Subject)), nil
+}
+
+// checkClaims returns the claims of an id token whose signature was checked. It refuses claims that are not for
+// this service, for the login of t and for now. It reads them by their exact names.
+func (p *identityProvider) checkClaims(id *oidc.IDToken, t signOnTicket, now time.Time) (claims map[string]any, err error) {
+	var raw json.RawMessage
+	if err := id.Claims(&raw); err != nil {
+		return nil, errors.New("the id token has no claims")
+	}
+	if claims, err = readObject(bytes.NewReader(raw)); err != nil {
+		return nil, errors.New("the claims of the id token are not a JSON object that can be read in one way only")
+	}
+	text := func(name string) string {
+		v, _ := claims[name].(string)
+		return v
+	}
+	audience := textsIn(claims["aud"])
+	if audience == nil {
+		audience = []string{text("aud")}
+	}
+	expiry, issued, begin := timeClaim(claims, "exp"), timeClaim(claims, "iat"), timeClaim(claims, "nbf")
+	switch azp := text("azp"); {
+	case text("iss") != p.o.Issuer || !slices.Contains(audience, p.o.ClientID):
+		err = errors.New("the id token is of another issuer, or for another client (iss, aud)")
+	case id.Subject == "" || len(id.Subject) > 255 || text("sub") != id.Subject:
+		err = errors.New("the id token has no sub of 1 to 255 bytes")
+	case subtle.ConstantTimeCompare([]byte(text("nonce")), []byte(t.Nonce)) != 1:
+		err = errors.New("the id token has the nonce of another login")
+	case len(audience) > 1 && azp == "" || claims["azp"] != nil && azp != p.o.ClientID:
+		err = errors.New("the id token was issued to another client (azp)")
+	case !now.Before(expiry.Add(clockSkew)):
+		err = fmt.Errorf("the id token expired at %s; compare the clocks", expiry.UTC().Format(time.RFC3339))
+	case issued.IsZero() || issued.After(now.Add(clockSkew)) || begin.After(now.Add(clockSkew)) || begin.IsZero() && claims["nbf"] != nil:
+		err = errors.New("the id token is not valid yet; compare the clocks")
+	}
+	return claims, err
 }
 
 // remoteKeys are the keys of a provider. A verifier keeps only the text of an error, so the reason why the
@@ -380,13 +464,19 @@ func withKeyFault(ctx context.Context) (context.Context, *error) {
 	return context.WithValue(ctx, keyFault{}, fault), fault
 }
 
-// timeClaim returns a claim with a time, or the zero Time.
+// timeClaim returns a claim with a time, as a number or as a text with one. It returns the zero Time if there is
+// no such claim, or if it is something else. A time that is too large for the clock is a very late one.
 func timeClaim(claims map[string]any, name string) time.Time {
-	seconds, ok := claims[name].(float64)
-	if !ok {
+	text := fmt.Sprint(claims[name])
+	if !strictjson.IsNumber(text) {
 		return time.Time{}
 	}
-	return time.Unix(int64(seconds), 0)
+	seconds, err := strconv.ParseFloat(text, 64)
+	if err != nil {
+		return time.Time{}
+	}
+	const most = 1 << 40 // seconds, some 35,000 years
+	return time.Unix(int64(min(max(seconds, 0), most)), 0)
 }
 
 // identityIn returns the person that claims describe.
@@ -440,19 +530,25 @@ func claimAt(claims map[string]any, path string) any {
 // groupsIn returns the values of a claim that is a text or a list. It returns nil if the claim is
 // missing or something else.
 func groupsIn(claim any) []string {
-	switch v := claim.(type) {
-	case string:
-		return []string{v}
-	case []any:
-		list := []string{}
-		for _, item := range v {
-			if text, ok := item.(string); ok {
-				list = append(list, text)
-			}
-		}
-		return list
+	if text, ok := claim.(string); ok {
+		return []string{text}
 	}
-	return nil
+	return textsIn(claim)
+}
+
+// textsIn returns the texts in a list. It returns nil if v is something else.
+func textsIn(v any) []string {
+	all, ok := v.([]any)
+	if !ok {
+		return nil
+	}
+	list := []string{}
+	for _, item := range all {
+		if text, ok := item.(string); ok {
+			list = append(list, text)
+		}
+	}
+	return list
 }
 
 // admit returns the role of a person, or an error with the reason why the person may not log in.

@@ -366,6 +366,9 @@ func TestOIDC_Lies(t *testing.T) {
 		{"not valid yet", time("nbf", 61), nil, 403, "not valid yet"},
 		{"issued in the future", time("iat", 61), nil, 403, "not valid yet"},
 		{"without the time of issue", without("iat"), nil, 403, "not valid yet"},
+		{"issued after the end of the clock", claim("iat", 1e300), nil, 403, "not valid yet"},
+		{"not valid before the end of the clock", claim("nbf", 1e300), nil, 403, "not valid yet"},
+		{"not valid yet, as a text", claim("nbf", "1e300"), nil, 403, "not valid yet"},
 		{"no sub", without("sub"), nil, 403, "no sub"},
 		{"a long sub", claim("sub", strings.Repeat("x", 256)), nil, 403, "no sub of 1 to 255 bytes"},
 		{"another access token", lies{tokens: func(m map[string]any) { m["access_token"] = "other" }}, nil, 403, "at_hash"},
@@ -499,6 +502,12 @@ func TestOIDC_Provider(t *testing.T) {
 		{"metadata is huge", at("openid-configuration", huge), 503, "request body too large"},
 		{"the tokens are huge", at("token", huge), 503, "redeem the code"},
 		{"the keys are huge", at("keys", huge), 503, "request body too large"},
+		{"a key takes hours to try", at("keys", func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = fmt.Fprintf(w, `{"keys": [{"kty": "RSA", "kid": %q, "e": "AQAB", "n": %q}]}`, fakeKid, strings.Repeat("_", 900_000))
+		}), 503, "its n has 900000 bytes"},
+		{"there are too many keys", at("keys", func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = fmt.Fprintf(w, `{"keys": [{}%s]}`, strings.Repeat(", {}", providerKeys))
+		}), 503, "has 101 keys"},
 		{"metadata redirects in a loop", at("openid-configuration", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.Path+"x", http.StatusFound) }), 503, "redirect to"},
 		{"metadata is elsewhere", at("openid-configuration", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, away.URL, http.StatusFound) }), 503, "redirect to"},
 		{"the token endpoint is elsewhere", at("token", func(w http.ResponseWriter, r *http.Request) {
