@@ -269,7 +269,7 @@ func (n *inventor) value(name string, s *openapi3.Schema, depth int) any {
 	}
 	switch name {
 	case "wait_seconds":
-		return 0 // a claim would wait for a call
+		return 0
 	case "url":
 		return n.receiver
 	case "permissions":
@@ -282,7 +282,7 @@ func (n *inventor) value(name string, s *openapi3.Schema, depth int) any {
 		return "2026-03-02T10:00:00Z"
 	}
 	switch {
-	case len(s.Examples) > 0 && n.IntN(3) > 0:
+	case len(s.Examples) > 0 && s.Properties["wait_seconds"] == nil && n.IntN(3) > 0:
 		return s.Examples[0]
 	case len(s.Enum) > 0:
 		return s.Enum[n.IntN(len(s.Enum))]
@@ -307,7 +307,8 @@ func (n *inventor) value(name string, s *openapi3.Schema, depth int) any {
 func (n *inventor) object(s *openapi3.Schema, depth int) map[string]any {
 	fields := map[string]any{}
 	for _, name := range slices.Sorted(maps.Keys(s.Properties)) {
-		if slices.Contains(s.Required, name) && !(n.wrong && n.IntN(10) == 0) || n.IntN(3) == 0 && depth < 5 {
+		always := name == "wait_seconds" // a claim without it would wait for a call
+		if always || slices.Contains(s.Required, name) && !(n.wrong && n.IntN(10) == 0) || n.IntN(3) == 0 && depth < 5 {
 			fields[name] = n.value(name, s.Properties[name].Value, depth+1)
 		}
 	}
@@ -403,9 +404,54 @@ func (n *inventor) request(method, path string, op *openapi3.Operation) *http.Re
 	return r
 }
 
+// walker sends requests to operations of openapi.json and holds the answers against the file.
+type walker struct {
+	a      *testApp
+	n      *inventor
+	secret string // of a key with every permission
+}
+
+func newWalker(a *testApp, n *inventor) *walker {
+	w := &walker{a: a, n: n}
+	w.renew()
+	return w
+}
+
+// renew has the walker use a new key.
+func (o *walker) renew() {
+	_, o.secret = o.a.key(everyPermission[:len(everyPermission)-1]+`, "can_verify_keys"]`, `"limits": {"requests_per_minute_limit": 100000}`)
+}
+
+// visit sends one request to an operation. It holds the status of the answer, the header fields, every member
+// of the body and the error code against the file.
+func (o *walker) visit(method, path string, op *openapi3.Operation) (status int) {
+	a, n := o.a, o.n
+	a.t.Helper()
+	r := n.request(method, path, op)
+	if n.IntN(10) > 0 {
+		r.Header.Set("Authorization", "Bearer "+o.secret)
+	}
+	w := httptest.NewRecorder()
+	a.handlerFor(path).ServeHTTP(w, r)
+	conform(a.t, r, w)
+	var answer any
+	if json.Unmarshal(w.Body.Bytes(), &answer) == nil {
+		n.learn(answer)
+	}
+	if op.OperationID == "updateOwner" && w.Code == 200 { // it may have left no storage for the rest
+		a.operate(200, "PATCH", r.URL.Path, `{"storage_bytes": 0}`)
+	}
+	if op.OperationID == "deleteOwnKey" || op.OperationID == "revokeOwnKey" || strings.HasPrefix(path, "/admin/v1/keys/{id}") {
+		o.renew()
+	}
+	if w.Code >= 500 {
+		a.t.Errorf("%s %s: got %d %s", method, r.URL, w.Code, w.Body)
+	}
+	return w.Code
+}
+
 // TestOpenAPI_Fuzz sends requests to every operation that are made from its schemas, half of them
-// wrong, and holds each answer against the file: the status, the header fields, every member of the
-// body and the error code.
+// wrong, and holds each answer against the file.
 func TestOpenAPI_Fuzz(t *testing.T) {
 	a := newAuthz(t, func(c *Config) { c.Webhooks.AllowPrivateTargets = true })
 	doc, err := description()
@@ -414,11 +460,7 @@ func TestOpenAPI_Fuzz(t *testing.T) {
 	}
 	n := newInventor(a, 1)
 	statuses := map[string]map[int]int{}
-	newKey := func() string {
-		_, secret := a.key(everyPermission[:len(everyPermission)-1]+`, "can_verify_keys"]`, `"limits": {"requests_per_minute_limit": 100000}`)
-		return secret
-	}
-	secret := newKey()
+	o := newWalker(a, n)
 	paths := slices.Sorted(maps.Keys(doc.Paths.Map()))
 	rounds, least := 4, 110
 	if raceDetector {
@@ -432,30 +474,10 @@ func TestOpenAPI_Fuzz(t *testing.T) {
 					continue
 				}
 				n.wrong = round%2 == 1
-				r := n.request(method, path, op)
-				if n.IntN(10) > 0 {
-					r.Header.Set("Authorization", "Bearer "+secret)
-				}
-				w := httptest.NewRecorder()
-				a.handlerFor(path).ServeHTTP(w, r)
-				conform(t, r, w)
 				if statuses[op.OperationID] == nil {
 					statuses[op.OperationID] = map[int]int{}
 				}
-				statuses[op.OperationID][w.Code]++
-				var answer any
-				if json.Unmarshal(w.Body.Bytes(), &answer) == nil {
-					n.learn(answer)
-				}
-				if op.OperationID == "updateOwner" && w.Code == 200 { // it may have left no storage for the rest
-					a.operate(200, "PATCH", r.URL.Path, `{"storage_bytes": 0}`)
-				}
-				if op.OperationID == "deleteOwnKey" || op.OperationID == "revokeOwnKey" || strings.HasPrefix(path, "/admin/v1/keys/{id}") {
-					secret = newKey()
-				}
-				if w.Code >= 500 {
-					t.Errorf("%s %s: got %d %s", method, r.URL, w.Code, w.Body)
-				}
+				statuses[op.OperationID][o.visit(method, path, op)]++
 			}
 		}
 	}
@@ -472,6 +494,65 @@ func TestOpenAPI_Fuzz(t *testing.T) {
 	if done < least {
 		t.Errorf("only %d of %d operations had a request that was not refused", done, len(statuses))
 	}
+}
+
+// byteSource is a source of random numbers that a fuzz engine chooses, one for each byte. After the last byte
+// it goes on with a fixed seed.
+type byteSource struct {
+	data []byte
+	rest *rand.PCG
+}
+
+// Uint64 returns the next number. The byte is at both ends of it, because rand.IntN uses either.
+func (s *byteSource) Uint64() uint64 {
+	if len(s.data) == 0 {
+		return s.rest.Uint64()
+	}
+	b := uint64(s.data[0])
+	s.data = s.data[1:]
+	return b<<56 | 0x00a5a5a5a5a5a500 | b
+}
+
+// FuzzOpenAPI is TestOpenAPI_Fuzz with requests that the fuzz engine chooses: up to 12 of them to any operations
+// of a new service, one after the other.
+func FuzzOpenAPI(f *testing.F) {
+	doc, err := description()
+	if err != nil {
+		f.Fatal(err)
+	}
+	type operation struct {
+		method, path string
+		op           *openapi3.Operation
+	}
+	var all []operation
+	for _, path := range slices.Sorted(maps.Keys(doc.Paths.Map())) {
+		for _, method := range []string{"POST", "GET", "PUT", "PATCH", "DELETE"} {
+			slow := path == "/admin/v1/backup" || path == "/admin/v1/calls/claim" // the latter waits for a call
+			if op := doc.Paths.Value(path).GetOperation(method); op != nil && !slow {
+				all = append(all, operation{method, path, op})
+			}
+		}
+	}
+	receiver := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	f.Cleanup(receiver.Close)
+	f.Add([]byte{})
+	for seed := range uint64(12) {
+		text := make([]byte, 240)
+		for i, from := 0, rand.New(rand.NewPCG(seed, 1)); i < len(text); i++ {
+			text[i] = byte(from.Uint32())
+		}
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, choices []byte) {
+		from := &byteSource{choices, rand.NewPCG(1, 1)}
+		n := &inventor{Rand: rand.New(from), receiver: receiver.URL, ids: map[string][]string{}}
+		o := newWalker(newAuthz(t, func(c *Config) { c.Webhooks.AllowPrivateTargets = true }), n)
+		for i := 0; i < 12 && len(from.data) > 0; i++ {
+			next := all[n.IntN(len(all))]
+			n.wrong = n.IntN(2) == 1
+			o.visit(next.method, next.path, next.op)
+		}
+	})
 }
 
 // TestOpenAPI_Webhooks holds the payloads of all types of events against the file.
