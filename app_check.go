@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -43,12 +45,9 @@ func (k *ConfigCheck) Run() (warnings []string, err error) {
 	if c.Backup.Dir != "" {
 		k.fail("backup.dir", CheckFolder(c.Backup.Dir))
 	}
-	key := "keys.retired_pepper_files"
-	if c.Keys.PepperFile != "" {
-		key = "keys.pepper_file"
-	}
 	k.fail("cluster.endpoints", CheckCluster(c.Cluster))
-	k.fail(key, CheckPeppers(c.Server.Data, PeppersOf(c, k.Pepper)))
+	k.peppers()
+	k.otherUser()
 	k.mail()
 	k.routes()
 	k.logins()
@@ -64,8 +63,53 @@ func (k *ConfigCheck) fail(key string, err error) {
 	if err == nil {
 		return
 	}
+	if errors.Is(err, os.ErrPermission) && !strings.Contains(err.Error(), AskAsOwner) {
+		err = fmt.Errorf("%w; %s", err, AskAsOwner)
+	}
 	for line := range strings.SplitSeq(err.Error(), "\n") {
 		k.problems = append(k.problems, fmt.Sprintf("%s: %s: %s", k.Sources[key], key, line))
+	}
+}
+
+// peppers checks that the peppers can be loaded.
+func (k *ConfigCheck) peppers() {
+	from, key := PeppersOf(k.Config, k.Pepper), "keys.pepper_file"
+	err := CheckPeppers(k.Config.Server.Data, from)
+	if from.Retired = nil; CheckPeppers(k.Config.Server.Data, from) == nil {
+		key = "keys.retired_pepper_files"
+	}
+	k.fail(key, err)
+}
+
+// otherUser warns about files that root can use, but not the user of the service, to whom the data folder belongs.
+func (k *ConfigCheck) otherUser() {
+	c := k.Config
+	data, err := os.Stat(c.Server.Data)
+	if err != nil {
+		return
+	}
+	for _, use := range []struct {
+		key, path string
+		writes    bool
+	}{
+		{"backup.dir", c.Backup.Dir, true},
+		{"server.tls_cert_file", c.Server.TLSCertFile, false},
+		{"server.tls_key_file", c.Server.TLSKeyFile, false},
+		{"admin.tls_cert_file", c.Admin.TLSCertFile, false},
+		{"admin.tls_key_file", c.Admin.TLSKeyFile, false},
+		{"admin.oidc.client_secret_file", c.Admin.OIDC.ClientSecretFile, false},
+		{"acme.ca_file", c.ACME.CAFile, false},
+		{"mail.password_file", c.Mail.PasswordFile, false},
+		{"mail.ca_file", c.Mail.CAFile, false},
+	} {
+		if use.path == "" || strings.HasPrefix(use.path, "/run/credentials/") || UsableByOwner(data, use.path, use.writes) {
+			continue
+		}
+		fix := "let the user of the service read it, or pass it with LoadCredential= of systemd, see docs/install.md"
+		if use.writes {
+			fix = fmt.Sprintf("let the user of the service write there, or use %s", filepath.Join(c.Server.Data, "backups"))
+		}
+		k.warnings = append(k.warnings, fmt.Sprintf("%s: the data folder belongs to another user, who cannot use %s; %s", use.key, use.path, fix))
 	}
 }
 

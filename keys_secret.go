@@ -166,6 +166,9 @@ func (p Peppers) Match(tx *Tx) error {
 // pepperElsewhere is the end of an error about a pepper that is not where it was looked for.
 const pepperElsewhere = "set keys.pepper_file (or LATCHKEY_KEYS_PEPPER_FILE) to the path where it is"
 
+// AskAsOwner is the end of an error about a file or folder that this process may not use.
+const AskAsOwner = "run this as root or as the user of the service, or let that user use it"
+
 // LoadPeppers returns the current pepper and the retired peppers. It decodes the current pepper
 // from value, or from file if value is empty. It reads one retired pepper from each file in
 // retired. Keys that were hashed under a retired pepper stay valid.
@@ -183,6 +186,9 @@ func LoadPeppers(value, file string, retired []string) (Peppers, error) {
 	for _, name := range retired {
 		data, err := ReadSmall(name)
 		if err != nil {
+			if errors.Is(err, os.ErrPermission) {
+				return p, fmt.Errorf("read pepper: %w; %s", err, AskAsOwner)
+			}
 			elsewhere := pepperElsewhere
 			if name != current {
 				elsewhere = "correct its path in keys.retired_pepper_files"

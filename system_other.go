@@ -11,6 +11,9 @@ func LockExclusive(*os.File) error { return nil }
 // Writable always returns nil on this system. If a folder is not writable, creating a file in it fails.
 func Writable(string) error { return nil }
 
+// UsableByOwner returns true, because it is not known here what another user can use.
+func UsableByOwner(os.FileInfo, string, bool) bool { return true }
+
 // DiskFree returns -1, which means that the free space is not known.
 func DiskFree(string) int64 { return -1 }
 

@@ -4,6 +4,8 @@ package main
 
 import (
 	"os"
+	"path/filepath"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -21,6 +23,43 @@ func Writable(path string) error {
 		return &os.PathError{Op: "write to", Path: path, Err: err}
 	}
 	return nil
+}
+
+// UsableByOwner reports whether the user to whom folder belongs can read the file at path, or with
+// writes can create files in the folder at path or in the nearest parent that exists. It goes by the modes of the
+// file and of the folders above. It returns true if this process is that user or does not run as root,
+// because then the process sees by itself what it can use, and if path does not exist.
+func UsableByOwner(folder os.FileInfo, path string, writes bool) bool {
+	user, known := folder.Sys().(*syscall.Stat_t)
+	path, err := filepath.Abs(path)
+	if !known || err != nil || os.Geteuid() != 0 || user.Uid == 0 {
+		return true
+	}
+	var need uint32 = 4
+	if writes {
+		need = 3
+	}
+	for at := path; ; at = filepath.Dir(at) {
+		if info, err := os.Stat(at); err == nil {
+			has, _ := info.Sys().(*syscall.Stat_t)
+			mode := uint32(has.Mode)
+			switch {
+			case has.Uid == user.Uid:
+				mode >>= 6
+			case has.Gid == user.Gid:
+				mode >>= 3
+			}
+			if mode&need != need {
+				return false
+			}
+			need = 1
+		} else if !writes {
+			return true
+		}
+		if at == filepath.Dir(at) {
+			return true
+		}
+	}
 }
 
 // DiskFree returns how many bytes this program can still write to the file system of
