@@ -13,6 +13,8 @@ import (
 	"unicode"
 
 	"github.com/BurntSushi/toml"
+
+	"latchkey/internal/timespan"
 )
 
 // setting is one field of a Config or of a row (see ReadRows), with its rules.
@@ -127,6 +129,9 @@ func (s setting) Assign(value any) (want string) {
 	case *time.Duration:
 		text, _ := value.(string)
 		d, err := time.ParseDuration(text)
+		if days, isDays := timespan.Parse(text); err != nil && isDays == nil {
+			return fmt.Sprintf("a duration in hours, minutes or seconds, here %q", fmt.Sprintf("%.0fh", days.Hours()))
+		}
 		if err != nil {
 			return "a duration with a unit, such as " + s.example()
 		}

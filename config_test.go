@@ -168,6 +168,36 @@ func TestLoadConfig_missingFile(t *testing.T) {
 			t.Errorf("got %v, want %q with the name of the file", err, tt.want)
 		}
 	}
+	t.Chdir(dir)
+	for _, tt := range []struct {
+		environ []string
+		want    string
+	}{
+		{nil, "file none.toml: does not exist in " + dir + "; name an existing file"},
+		{[]string{"LATCHKEY_CONFIG=none.toml"}, "file none.toml: does not exist in " + dir + ", and LATCHKEY_CONFIG names it; name an existing file"},
+		{[]string{"LATCHKEY_CONFIG=other.toml"}, "file none.toml: does not exist in " + dir + "; name an existing file"},
+	} {
+		if _, _, err := LoadConfig("none.toml", tt.environ, nil); err == nil || !strings.HasPrefix(err.Error(), tt.want) {
+			t.Errorf("%v: got %v, want %q", tt.environ, err, tt.want)
+		}
+	}
+}
+
+// TestLoadConfig_days loads durations in days, as the flags of the commands take them. The error says what to write.
+func TestLoadConfig_days(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "latchkey.toml")
+	if err := os.WriteFile(name, []byte("[[limit]]\nname = \"reports_a_week\"\ndefault = 5\nwindow = \"7d\"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, _, err := LoadConfig(name, []string{"LATCHKEY_KEYS_PAUSE_UNUSED=90d"}, nil)
+	for _, want := range []string{
+		`window must be a duration in hours, minutes or seconds, here "168h"; got "7d"`,
+		`keys.pause_unused must be a duration in hours, minutes or seconds, here "2160h"; got "90d"`,
+	} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want %q", err, want)
+		}
+	}
 }
 
 func TestLoadConfig_precedence(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 	"github.com/urfave/cli/v3"
 
 	"latchkey/internal/clock"
+	"latchkey/internal/timespan"
 )
 
 // activityCommand returns the command that shows what a key did.
@@ -40,7 +41,7 @@ func sinceTime(text string, now time.Time) (string, error) {
 	if at, err := clock.ParseTime(text); err == nil {
 		return at.Format(time.RFC3339), nil
 	}
-	length, err := parseLength(text)
+	length, err := timespan.Parse(text)
 	if err != nil || length <= 0 {
 		return "", fmt.Errorf("--since must be a day such as 2026-11-28, a time such as 2026-11-28T09:00:00Z, or a length such as 24h or 7d; got %q", text)
 	}

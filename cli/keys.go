@@ -19,6 +19,7 @@ import (
 	"latchkey/internal/clock"
 	"latchkey/internal/idlists"
 	"latchkey/internal/strictjson"
+	"latchkey/internal/timespan"
 )
 
 // keysCommand returns the commands for API keys.
@@ -188,19 +189,15 @@ func (s *session) permissionNames(c *cli.Command) []string {
 	return names
 }
 
-// maxExpiryDays is about a hundred years. A time.Duration overflows beyond 292
-// years.
-const maxExpiryDays = 36500
-
 // expiry returns the time that --expires sets, in UTC and the format of RFC 3339. text is a time in
-// that format, or a length of time after now in the format of parseLength.
+// that format, or a length of time after now in the format of timespan.Parse.
 func expiry(text string, now time.Time) (string, error) {
 	if t, err := clock.ParseTime(text); err == nil {
 		return t.Format(time.RFC3339), nil
 	}
-	length, err := parseLength(text)
-	if errors.Is(err, errTooLong) {
-		return "", fmt.Errorf("--expires must be at most %dd; got %q", maxExpiryDays, text)
+	length, err := timespan.Parse(text)
+	if errors.Is(err, timespan.ErrTooLong) {
+		return "", fmt.Errorf("--expires must be at most %dd; got %q", timespan.MaxDays, text)
 	}
 	if err != nil || length <= 0 {
 		return "", fmt.Errorf("--expires must be a time such as 2027-01-31T00:00:00Z or a length such as 12h or 90d; got %q", text)
@@ -418,7 +415,7 @@ func (s *session) rotateKey(ctx context.Context, c *cli.Command) error {
 // empty.
 func seconds(c *cli.Command, flag string) (int, error) {
 	text := c.String(flag)
-	length, err := parseLength(text)
+	length, err := timespan.Parse(text)
 	if text == "" {
 		err = nil
 	}
@@ -427,23 +424,6 @@ func seconds(c *cli.Command, flag string) (int, error) {
 	}
 	return int(length / time.Second), nil
 }
-
-// parseLength returns the length of time that text describes. text is a number of days such as
-// "7d", or a Go duration such as "12h". It returns errTooLong for more than maxExpiryDays days,
-// before or after now.
-func parseLength(text string) (time.Duration, error) {
-	days, ok := strings.CutSuffix(text, "d")
-	if !ok {
-		return time.ParseDuration(text)
-	}
-	n, err := strconv.Atoi(days)
-	if err == nil && (n > maxExpiryDays || n < -maxExpiryDays) {
-		return 0, errTooLong
-	}
-	return time.Duration(n) * 24 * time.Hour, err
-}
-
-var errTooLong = errors.New("too long")
 
 func (s *session) explainKey(ctx context.Context, c *cli.Command) error {
 	if c.String("path") == "" {
