@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"reflect"
 	"regexp"
 	"slices"
@@ -186,7 +187,7 @@ func LoadConfig(file string, environ []string, flags map[string]string) (Config,
 		l.settings[s.Key] = s
 		l.sources[s.Key] = "default"
 	}
-	readable := file == "" || l.readFile(file, &c)
+	readable := file == "" || l.readFile(file, &c, environ)
 	l.readEnviron(environ)
 	for key, text := range flags {
 		l.set("flag", key, l.settings[key].Parse(text))
@@ -437,8 +438,8 @@ func (l *configLoader) fail(source, format string, args ...any) {
 }
 
 // readFile reads a file and stores its values in c. It returns false if the file cannot be read or
-// is not valid TOML.
-func (l *configLoader) readFile(name string, c *Config) bool {
+// is not valid TOML. environ is as in LoadConfig.
+func (l *configLoader) readFile(name string, c *Config, environ []string) bool {
 	source, sections := "file "+name, map[string]any{}
 	_, err := toml.DecodeFile(name, &sections)
 	parse, isParse := errors.AsType[toml.ParseError](err)
@@ -446,7 +447,7 @@ func (l *configLoader) readFile(name string, c *Config) bool {
 	case isParse:
 		l.fail(source, "%s", parseProblem(parse))
 	case errors.Is(err, os.ErrNotExist):
-		l.fail(source, "does not exist; name an existing file, or no file to use the defaults")
+		l.fail(source, "does not exist%s; name an existing file, or no file to use the defaults", whereLooked(name, environ))
 	case err != nil:
 		l.fail(source, "%v", err)
 	}
@@ -468,6 +469,18 @@ func (l *configLoader) readFile(name string, c *Config) bool {
 		l.setTable(source, toml.Key{section}, table)
 	}
 	return err == nil
+}
+
+// whereLooked returns the end of a sentence about a file that does not exist: the folder that its path
+// begins at, if it is not a whole path, and the variable if that names it.
+func whereLooked(name string, environ []string) (text string) {
+	if dir, err := os.Getwd(); err == nil && !filepath.IsAbs(name) {
+		text = " in " + dir
+	}
+	if slices.Contains(environ, "LATCHKEY_CONFIG="+name) {
+		text += ", and LATCHKEY_CONFIG names it"
+	}
+	return text
 }
 
 // setTable stores the values of a section and of the sections in it.

@@ -135,12 +135,26 @@ func loadService(file string, environ []string, flags map[string]string) (servic
 	return service{config: c, sources: sources, file: file, reload: reload}, err
 }
 
+// usualFile is the name of the configuration file in the documentation. A service without a file does not read it.
+const usualFile = "latchkey.toml"
+
+// File returns the path of the configuration file, or "" if none is read.
+func (s service) File() string { return s.file }
+
+// Rows returns how many routes, permissions and limits the configuration has in [[...]] sections.
+func (s service) Rows() (routes, permissions, limits int) {
+	return len(s.config.Routes), len(s.config.Permissions), len(s.config.Limits) + len(s.config.Concurrent)
+}
+
 // Check checks the configuration, see ConfigCheck, and the variables with the name and the
 // password of the first operator.
 func (s service) Check() (warnings []string, err error) {
 	check := ConfigCheck{Config: s.config, Sources: s.sources, Pepper: pepper(), Now: time.Now(), WayIn: s.wayIn}
 	warnings, err = check.Run()
 	_, _, unset := firstCredentials()
+	if info, err := os.Stat(usualFile); s.file == "" && err == nil && info.Mode().IsRegular() {
+		warnings = append(warnings, usualFile+" in this folder is not read; name it with --config or LATCHKEY_CONFIG if it is meant")
+	}
 	return append(warnings, PasskeyWarnings(s.AdminURL(), s.passkeyHosts())...), errors.Join(err, unset)
 }
 

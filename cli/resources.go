@@ -359,14 +359,19 @@ func (s *session) configCommand() *cli.Command {
 				return err
 			}
 			overlaps := service.Overlaps()
+			routes, permissions, limits := service.Rows()
 			if c.Bool("json") {
-				return s.printJSON(map[string]any{"good": true, "warnings": append([]string{}, warnings...), "notes": append([]string{}, service.Notes()...), "overlaps": overlaps})
+				return s.printJSON(map[string]any{"good": true, "file": service.File(), "routes": routes, "permissions": permissions, "limits": limits, "warnings": append([]string{}, warnings...), "notes": append([]string{}, service.Notes()...), "overlaps": overlaps})
 			}
 			text := ""
 			for _, warning := range warnings {
 				text += "Warning: " + warning + "\n"
 			}
-			text += "The configuration is good.\n"
+			if service.File() == "" {
+				text += "The configuration is good. No file was read, because neither --config nor LATCHKEY_CONFIG names one.\n"
+			} else {
+				text += fmt.Sprintf("%s is good: %s, %s and %s of its own.\n", service.File(), counted(routes, "route"), counted(permissions, "permission"), counted(limits, "limit"))
+			}
 			for _, note := range service.Notes() {
 				text += note + "\n"
 			}
@@ -384,6 +389,14 @@ func (s *session) configCommand() *cli.Command {
 			return service.Print(s.env.Stdout)
 		}},
 	}}
+}
+
+// counted returns a number with the word for what is counted, such as "1 route" or "2 routes".
+func counted(n int, word string) string {
+	if n != 1 {
+		word += "s"
+	}
+	return fmt.Sprintf("%d %s", n, word)
 }
 
 // routesCommand returns the command that lists the endpoints of the API.

@@ -66,6 +66,10 @@ type Service interface {
 	// Check checks the configuration against the files and folders that it names, as serve does.
 	// warnings are sentences about values that are probably mistakes.
 	Check() (warnings []string, err error)
+	// File returns the path of the configuration file, or "" if none is read.
+	File() string
+	// Rows returns how many routes, permissions and limits the configuration adds to the built-in ones.
+	Rows() (routes, permissions, limits int)
 	// Notes returns sentences about the configuration that an operator needs elsewhere.
 	Notes() []string
 	// Print writes each value of the configuration with its source to w.

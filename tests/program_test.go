@@ -478,7 +478,7 @@ func TestProgram_Usage(t *testing.T) {
 func TestProgram_ConfigOverlaps(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "latchkey.toml")
 	for _, tt := range []struct{ routes, want, lacks string }{
-		{"", "The configuration is good.\n", "spelling"},
+		{"", "latchkey.toml is good: 0 routes, 0 permissions and 0 limits of its own.\n", "spelling"},
 		{"[[route]]\npath = \"/*rest\"\npermission = []\n[[route]]\npath = \"/admin/*rest\"\npermission = \"can_read_calls\"\n",
 			"  route 2 (* /admin/*rest) and route 1 (* /*rest): other spellings are refused\n", "case_sensitive"},
 		{"[[route]]\npath = \"/*rest\"\npermission = []\n[[route]]\npath = \"/admin/*rest\"\npermission = \"can_read_calls\"\ncase_sensitive = true\n",
@@ -552,4 +552,35 @@ func TestProgram_Backup(t *testing.T) {
 	local := filepath.Join(dir, "local.db")
 	run(0, "backup", local)
 	run(0, "check", local)
+}
+
+// TestProgram_ConfigChecked checks what "config check" and "serve" say about the file that they read, and about one
+// that they do not read.
+func TestProgram_ConfigChecked(t *testing.T) {
+	dir := t.TempDir()
+	text := "[[permission]]\nname = \"can_read_reports\"\n[[route]]\npath = \"/reports/*rest\"\npermission = \"can_read_reports\"\n" +
+		"[[limit]]\nname = \"reports\"\ndefault = 5\nwindow = \"24h\"\n[[limit]]\nname = \"at_once\"\nkind = \"concurrent\"\ndefault = 5\n"
+	check := func(want, lacks string, args ...string) {
+		t.Helper()
+		c := program.Command(t, append([]string{"config", "check"}, args...)...)
+		c.Dir = dir
+		out, err := c.CombinedOutput()
+		if err != nil || !strings.Contains(string(out), want) || lacks != "" && strings.Contains(string(out), lacks) {
+			t.Errorf("%v: got %v, %s; want %q", args, err, out, want)
+		}
+	}
+	const unread = "latchkey.toml in this folder is not read"
+	check("The configuration is good. No file was read, because neither --config nor LATCHKEY_CONFIG names one.\n", unread)
+	if err := os.WriteFile(filepath.Join(dir, "latchkey.toml"), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	check("Warning: "+unread+"; name it with --config or LATCHKEY_CONFIG", "of its own")
+	check("latchkey.toml is good: 1 route, 1 permission and 2 limits of its own.\n", unread, "--config", "latchkey.toml")
+	check(`"file": "latchkey.toml"`, unread, "--config", "latchkey.toml", "--json")
+	data := filepath.Join(dir, "data")
+	c := program.Command(t, "serve", "--data", data, "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0")
+	c.Dir = dir
+	if p := program.ServeCommand(t, c, data); !strings.Contains(p.Out.String(), unread) {
+		t.Errorf("serve: got %s, want %q", p.Out, unread)
+	}
 }
