@@ -87,7 +87,8 @@ type ClusterInit struct {
 	StoreID  string
 	From     string // path of the database or the backup whose records the store has
 	Created  bool   // the data folder had no store, so that a new one was made
-	Restored bool   // From is a backup, so that logins were ended and webhooks are held back
+	Restored bool   // From is a backup, so that logins were ended
+	Held     bool   // the backup has webhooks, which are held back
 	Records  int64
 	Pepper   string // path of the pepper file; "" if the pepper is in no file
 }
@@ -177,7 +178,7 @@ func (o ClusterInitOptions) fromBackup(ctx context.Context, engine clusterEngine
 	if err != nil {
 		return result, err
 	}
-	result.From, result.Restored = restored.To, true
+	result.From, result.Restored, result.Held = restored.To, true, restored.WebhooksHeld
 	err = o.load(ctx, engine, &result)
 	result.From = o.From
 	return result, err

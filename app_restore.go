@@ -21,7 +21,7 @@ type RestoreAppOptions struct {
 // link and all invitations. Unless o.Exactly is set, it does not undo what has ended since the backup, as far
 // as the previous database shows it: keys that were revoked, paused or rotated, admin
 // tokens that were revoked or rotated, operators who were deleted, disabled or got a lower role,
-// changes of passwords, and second factors that were removed or used. Unless o.SendWebhooks is set, webhooks are held back, because the deliveries of the backup may
+// changes of passwords, and second factors that were removed or used. Unless o.SendWebhooks is set, the webhooks of the backup are held back, because its deliveries may
 // have been sent since. An entry in the audit log of the restored database, which ends at
 // the time of the backup, explains why later entries are missing.
 func RestoreApp(o RestoreAppOptions) (RestoreResult, error) {
@@ -32,6 +32,8 @@ func RestoreApp(o RestoreAppOptions) (RestoreResult, error) {
 	if !o.Exactly {
 		o.Plan = endedSince
 	}
+	o.Gone = createdSince
+	held := false
 	o.Amend = func(tx *Tx, plan []Carried) error {
 		by := AuditContext{Now: o.Now, Actor: "command line", Action: "restore", Detail: map[string]any{"backup": filepath.Base(o.From), "carried_over": len(plan)}}
 		return by.In(tx, func(tx *Tx) error {
@@ -43,10 +45,68 @@ func RestoreApp(o RestoreAppOptions) (RestoreResult, error) {
 			if err := EndLogins(tx); err != nil || o.SendWebhooks {
 				return err
 			}
+			n, err := CountWebhooks(tx)
+			if held = n > 0; err != nil || !held {
+				return err
+			}
 			return HoldWebhooks(tx, o.Now)
 		})
 	}
-	return RestoreStore(o.RestoreOptions)
+	result, err := RestoreStore(o.RestoreOptions)
+	result.WebhooksHeld = held
+	return result, err
+}
+
+// maxGone is how many of the keys that a backup does not have are named.
+const maxGone = 1000
+
+// createdSince returns sentences about the keys, admin tokens and operators that were created after the backup, and
+// that can be used until the restore. It names at most maxGone keys.
+func createdSince(previous, backup *Tx) (gone []string, err error) {
+	add := func(kind string, id any, name string, at time.Time) {
+		gone = append(gone, fmt.Sprintf("%s %v (%s), created on %s.", kind, id, name, at.UTC().Format(time.RFC3339)))
+	}
+	more := 0
+	for k, err := range KeyTable.All(previous, Forward) {
+		if err != nil {
+			return nil, err
+		}
+		if _, err := KeyTable.Get(backup, []byte(k.ID)); !k.RevokedAt.IsZero() || !errors.Is(err, ErrNotFound) {
+			if err != nil && !errors.Is(err, ErrNotFound) {
+				return nil, err
+			}
+			continue
+		}
+		if len(gone) == maxGone {
+			more++
+			continue
+		}
+		add("Key", k.ID, k.Name, k.CreatedAt)
+	}
+	if more > 0 {
+		gone = append(gone, fmt.Sprintf("%d more keys.", more))
+	}
+	for t, err := range TokenTable.All(previous, Forward) {
+		if err != nil {
+			return nil, err
+		}
+		if _, err := TokenTable.Get(backup, IDKey(t.ID)); errors.Is(err, ErrNotFound) && t.RevokedAt.IsZero() {
+			add("Admin token", t.ID, t.Name, t.CreatedAt)
+		} else if err != nil && !errors.Is(err, ErrNotFound) {
+			return nil, err
+		}
+	}
+	for op, err := range OperatorTable.All(previous, Forward) {
+		if err != nil {
+			return nil, err
+		}
+		if _, err := OperatorTable.Get(backup, IDKey(op.ID)); errors.Is(err, ErrNotFound) {
+			add("Operator", op.ID, op.Name, op.CreatedAt)
+		} else if err != nil {
+			return nil, err
+		}
+	}
+	return gone, nil
 }
 
 // endedSince returns what has ended between the backup and the previous database.

@@ -127,6 +127,48 @@ func TestRestore_CarriesOver(t *testing.T) {
 	}
 }
 
+// TestRestore_Gone restores a backup from before keys, tokens and operators were created, and names those that could
+// be used. --exactly and a dry run name them too.
+func TestRestore_Gone(t *testing.T) {
+	a := newTestApp(t)
+	a.key(`["can_read_agents"]`)
+	a.token()
+	backup := a.saveBackup()
+	id, _ := a.key(`["can_read_agents"]`)
+	ended, _ := a.key(`["can_read_agents"]`)
+	a.operate(200, "POST", "/admin/v1/keys/"+ended+"/revoke", "")
+	a.token()
+	a.token()
+	a.operate(200, "POST", "/admin/v1/tokens/3/revoke", "")
+	by := AuditContext{Actor: ActorSelf, Action: "test", Now: a.clock.Now()}
+	if _, err := a.Operators.Create(by, "ann", "correct horse battery", ""); err != nil {
+		t.Fatal(err)
+	}
+	created := a.clock.Now().UTC().Format(time.RFC3339)
+	want := []string{
+		fmt.Sprintf("Key %s (test), created on %s.", id, created),
+		fmt.Sprintf("Admin token 2 (prometheus), created on %s.", created),
+		fmt.Sprintf("Operator 1 (ann), created on %s.", created),
+	}
+	if err := a.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range []RestoreAppOptions{{RestoreOptions: RestoreOptions{DryRun: true}}, {RestoreOptions: RestoreOptions{DryRun: true}, Exactly: true}, {}} {
+		o.Config, o.From, o.Now = a.config, backup, a.clocks.Wall
+		result, err := RestoreApp(o)
+		if err != nil || !slices.Equal(result.Gone, want) {
+			t.Errorf("dry run %t, exactly %t: got %q, %v; want %q", o.DryRun, o.Exactly, result.Gone, err, want)
+		}
+		if result.WebhooksHeld {
+			t.Error("webhooks are held back, though the backup has none")
+		}
+	}
+	a.start()
+	if since := a.operate(200, "GET", "/admin/v1/status", "")["webhooks_held_since"]; since != nil {
+		t.Errorf("held since %v, though there is no webhook", since)
+	}
+}
+
 // TestRestore_NotCarried restores over a database that cannot be read.
 func TestRestore_NotCarried(t *testing.T) {
 	a := newTestApp(t)
@@ -167,7 +209,9 @@ func TestRestore_Webhooks(t *testing.T) {
 			id, _ := a.key(`["can_read_agents"]`)
 			backup := a.saveBackup()
 			a.clocks.Pass(time.Minute)
-			restoreApp(t, a, backup, RestoreAppOptions{SendWebhooks: tt.send})
+			if result := restoreApp(t, a, backup, RestoreAppOptions{SendWebhooks: tt.send}); result.WebhooksHeld == tt.send {
+				t.Errorf("held back: got %t, want %t", result.WebhooksHeld, !tt.send)
+			}
 			a.clocks.Pass(time.Minute)
 			a.operate(200, "POST", "/admin/v1/keys/"+id+"/pause", "")
 			a.send()

@@ -412,8 +412,11 @@ type RestoreResult struct {
 	Carried []string // what has happened since the backup and was carried over, one sentence each
 	// NotCarried is why nothing could be carried over, or "".
 	NotCarried string
-	CreatedAt  time.Time   // when the store in the backup was created
-	Check      CheckResult // result of the check of the backup
+	// Gone names what was created since the backup and is not in it, one sentence each.
+	Gone         []string
+	WebhooksHeld bool        // the backup has webhooks, which are held back; false after a dry run
+	CreatedAt    time.Time   // when the store in the backup was created
+	Check        CheckResult // result of the check of the backup
 }
 
 // RestoreOptions are the options of RestoreStore.
@@ -429,6 +432,9 @@ type RestoreOptions struct {
 	// Plan compares the previous database with the backup. It returns what has happened since
 	// the backup and must not be undone. It only reads. nil: nothing is carried over.
 	Plan func(previous, backup *Tx) ([]Carried, error)
+	// Gone compares them too, and returns what was created since the backup, one sentence each. It only reads.
+	// It may be nil.
+	Gone func(previous, backup *Tx) ([]string, error)
 	// Amend makes the other changes that a restore needs, and those of the plan. It runs on
 	// the restored database before that replaces the previous one. It may be nil.
 	Amend  func(tx *Tx, plan []Carried) error
@@ -492,13 +498,14 @@ func RestoreStore(o RestoreOptions) (result RestoreResult, err error) {
 	if id := strings.TrimSpace(string(mark)); id != "" && id != file.Header.StoreID && !o.Other {
 		return result, fmt.Errorf("%s is a backup of another store than the one in %s; to restore it anyway, add --other", o.From, dir)
 	}
-	plan, err := o.plan(file, keys)
+	plan, gone, err := o.compare(file, keys)
 	if ended := o.Progress.Report("comparing with the previous database", 0, 0); ended != nil {
 		return result, ended
 	}
 	if err != nil {
 		result.NotCarried = err.Error()
 	}
+	result.Gone = gone
 	for _, c := range plan {
 		result.Carried = append(result.Carried, c.What)
 	}
@@ -512,30 +519,35 @@ func RestoreStore(o RestoreOptions) (result RestoreResult, err error) {
 	return result, durable.WriteFile(markPath(dir), file.Header.StoreID+"\n")
 }
 
-// plan calls o.Plan with the previous database and the backup. It returns nil if there is
+// compare calls o.Plan and o.Gone with the previous database and the backup. It returns nil if there is
 // no previous database or if it belongs to another store. It returns an error if the
 // previous database cannot be read. keys are those of the Authenticator.
-func (o RestoreOptions) plan(backup *File, keys [][]byte) (plan []Carried, err error) {
+func (o RestoreOptions) compare(backup *File, keys [][]byte) (plan []Carried, gone []string, err error) {
 	path := storePath(o.Config.Server.Data)
-	if _, err := os.Stat(path); o.Plan == nil || errors.Is(err, os.ErrNotExist) {
-		return nil, nil
+	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
+		return nil, nil, nil
 	}
 	previous, err := OpenFile(path, ReadOnly)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer func() { err = errors.Join(err, previous.Close()) }()
 	if previous.Header.StoreID != backup.Header.StoreID {
-		return nil, nil
+		return nil, nil, nil
 	}
 	previous.Authenticate(keys)
 	err = previous.View(func(p *Tx) error {
-		return backup.View(func(b *Tx) error {
-			plan, err = o.Plan(p, b)
+		return backup.View(func(b *Tx) (err error) {
+			if o.Plan != nil {
+				plan, err = o.Plan(p, b)
+			}
+			if err == nil && o.Gone != nil {
+				gone, err = o.Gone(p, b)
+			}
 			return err
 		})
 	})
-	return plan, err
+	return plan, gone, err
 }
 
 // amend migrates the restored database at path and calls o.Amend for it. keys are those of

@@ -255,7 +255,7 @@ func (s service) Restore(o cli.RestoreOptions) (cli.Restored, error) {
 		RestoreOptions: RestoreOptions{Config: s.config, Pepper: pepper(), From: o.From, DryRun: o.DryRun, Other: o.Other, Unverified: o.Unverified, Now: time.Now(), Progress: Progress(o.Progress)},
 		Exactly:        o.Exactly, SendWebhooks: o.SendWebhooks,
 	})
-	return cli.Restored{From: r.From, To: r.To, Kept: r.Kept, StoreID: r.StoreID, Keys: r.Keys, CreatedAt: r.CreatedAt, Check: cli.CheckResult(r.Check), Carried: r.Carried, NotCarried: r.NotCarried}, err
+	return cli.Restored{From: r.From, To: r.To, Kept: r.Kept, StoreID: r.StoreID, Keys: r.Keys, CreatedAt: r.CreatedAt, Check: cli.CheckResult(r.Check), Carried: r.Carried, NotCarried: r.NotCarried, Gone: r.Gone, WebhooksHeld: r.WebhooksHeld}, err
 }
 
 // CheckFile checks the database file at path, see CheckStoreFile.

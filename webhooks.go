@@ -362,6 +362,9 @@ func (w webhook) Fields(tx *Tx) map[string]any {
 	return fields
 }
 
+// CountWebhooks returns the number of webhooks of all owners and of the operator.
+func CountWebhooks(tx *Tx) (int, error) { return webhookTable.Count(tx) }
+
 // AllWebhooks returns the webhooks of all owners and of the operator, oldest first.
 func AllWebhooks(tx *Tx) (list []webhook, err error) {
 	for w, err := range webhookTable.All(tx, Forward) {

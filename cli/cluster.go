@@ -23,6 +23,7 @@ type ClusterInit struct {
 	From     string `json:"from"`                  // path of the database or backup whose records the cluster has
 	Created  bool   `json:"created"`               // the data folder was empty, so that a store was made
 	Restored bool   `json:"restored"`              // From is a backup
+	Held     bool   `json:"webhooks_held"`         // the backup has webhooks, which are held back
 	Records  int64  `json:"records"`               // number of records
 	Pepper   string `json:"pepper_file,omitempty"` // path of the pepper file; "" if the pepper is in no file
 }
@@ -98,8 +99,10 @@ func (s *session) initCluster(ctx context.Context, c *cli.Command) error {
 func (m ClusterInit) report() string {
 	list := []string{fmt.Sprintf("The cluster has the store %s. Records from %s: %d.", m.StoreID, m.From, m.Records)}
 	if m.Restored {
-		list = append(list, "All logins to the dashboard were ended. Webhooks are held back, because their pending deliveries may have been sent since the backup.",
-			"Release them once a node runs: latchkey webhooks release")
+		list = append(list, "All logins to the dashboard were ended.")
+	}
+	if m.Held {
+		list = append(list, "Webhooks are held back, because their pending deliveries may have been sent since the backup.", "Release them once a node runs: latchkey webhooks release")
 	}
 	pepper := "Give each node the same pepper, in LATCHKEY_KEYS_PEPPER."
 	if m.Pepper != "" {

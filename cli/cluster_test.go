@@ -23,7 +23,8 @@ func TestClusterInit_Report(t *testing.T) {
 	}{
 		{ClusterInit{Pepper: "/x/pepper"}, "Copy the pepper file /x/pepper to each node, with the mode 0600."},
 		{ClusterInit{}, "in LATCHKEY_KEYS_PEPPER"},
-		{ClusterInit{Restored: true}, "latchkey webhooks release"},
+		{ClusterInit{Restored: true}, "All logins to the dashboard were ended."},
+		{ClusterInit{Restored: true, Held: true}, "latchkey webhooks release"},
 	} {
 		if text := tt.made.report(); !strings.Contains(text, tt.want) || !strings.Contains(text, "latchkey serve") {
 			t.Errorf("got %q, want %q", text, tt.want)

@@ -131,6 +131,9 @@ type Restored struct {
 	Check      CheckResult `json:"check"`                      // result of checking the backup
 	Carried    []string    `json:"carried_over"`               // what has ended since the backup and was carried over, one sentence each
 	NotCarried string      `json:"not_carried_over,omitempty"` // why nothing could be carried over, or ""
+	Gone       []string    `json:"gone"`                       // what was created since the backup, which does not have it, one sentence each
+	// WebhooksHeld reports whether the backup has webhooks, which are held back. It is false after a dry run.
+	WebhooksHeld bool `json:"webhooks_held"`
 }
 
 // CheckResult is the result of a check of the database.

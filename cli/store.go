@@ -186,10 +186,16 @@ func (r Restored) report(c *cli.Command) string {
 			list = append(list, "  "+what)
 		}
 	}
+	if len(r.Gone) > 0 {
+		list = append(list, "Not in the backup, so gone:")
+		for _, what := range r.Gone {
+			list = append(list, "  "+what)
+		}
+	}
 	if !c.Bool("dry-run") {
 		list = append(list, "All logins to the dashboard were ended.")
 	}
-	if !c.Bool("dry-run") && !c.Bool("send-webhooks") {
+	if r.WebhooksHeld {
 		list = append(list, "Webhooks are held back, because their pending deliveries may have been sent since. Release them with: latchkey webhooks release")
 	}
 	return lines(list)
