@@ -280,7 +280,7 @@ func (s *session) compact(ctx context.Context, c *cli.Command) error {
 		return interrupted(ctx, err, "nothing was changed")
 	}
 	if c.Bool("json") {
-		return s.printJSON(map[string]int64{"inBytesbefore": before, "bytes_after": after})
+		return s.printJSON(map[string]int64{"bytes_before": before, "bytes_after": after})
 	}
 	_, err = fmt.Fprintf(s.env.Stdout, "%s before, %s now\n", megabytes(before), megabytes(after))
 	return err

@@ -540,7 +540,7 @@ func TestProgram_Backup(t *testing.T) {
 	if out := run(0, "restore", file); !strings.Contains(out, "Restored 1 keys") {
 		t.Errorf("got %q", out)
 	}
-	if out := run(0, "compact", "--json"); !strings.Contains(out, "bytes_after") || !json.Valid([]byte(out)) {
+	if out := run(0, "compact", "--json"); !strings.Contains(out, `"bytes_before"`) || !strings.Contains(out, `"bytes_after"`) || !json.Valid([]byte(out)) {
 		t.Errorf("got %q", out)
 	}
 	if out := run(0, "compact"); !strings.Contains(out, "MB now") {
