@@ -177,9 +177,13 @@ func (a *AuditLog) LogHead(now time.Time) error {
 // audit verify accepts. It writes nothing if there is no entry yet.
 func (a *AuditLog) writeHead(message string, head AuditHead) {
 	if head.Number > 0 {
-		a.o.Log.Info(message, "head", fmt.Sprintf("%d:%x", head.Number, head.Hash))
+		a.o.Log.Info(message, "head", loggedHead(fmt.Sprintf("%d:%x", head.Number, head.Hash)))
 	}
 }
+
+// loggedHead is a head for the log. It has a type of its own, because a text of 64 hex digits is taken for a secret
+// and replaced, see redactor.
+type loggedHead string
 
 // RecordSkipped adds an entry with the numbers of refusals that were not recorded. It adds
 // none if there were no such refusals, or if the last entry is less than an hour old. Call it about
