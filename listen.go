@@ -174,9 +174,19 @@ func (x *listenerGroup) listen() (net.Listener, error) {
 	}
 	l, err := net.Listen(x.network, x.address)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w; stop the program that uses this address, or choose another address (with port 0, the system chooses a free port)", x.setting, err)
+		return nil, notListening(x.setting, err)
 	}
 	return l, nil
+}
+
+// notListening returns the error for an address that could not be listened on, with what to do about it. setting is the
+// name of the setting that has the address.
+func notListening(setting string, err error) error {
+	if errors.Is(err, os.ErrPermission) {
+		return fmt.Errorf("%s: %w; a port below 1024 needs a privilege: let systemd hold the socket (docs/install.md), "+
+			"or run setcap cap_net_bind_service=+ep on the program, or choose a port above 1023", setting, err)
+	}
+	return fmt.Errorf("%s: %w; stop the program that uses this address, or choose another address (with port 0, the system chooses a free port)", setting, err)
 }
 
 // listenSocket opens the control socket. Only the process that has locked the data folder may call

@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -480,6 +481,21 @@ func TestDoors_Lean(t *testing.T) {
 		_ = r.Body.Close()
 		if _, body := fetch(t, http.DefaultClient, "http://"+d.Admin().String()); body != web {
 			t.Errorf("%s: got an answer of the admin listener by %s, want %s", tt.name, body, web)
+		}
+	}
+}
+
+// TestListeners_Problems looks for what to do in the errors for addresses that cannot be listened on.
+func TestListeners_Problems(t *testing.T) {
+	for _, tt := range []struct {
+		cause error
+		want  string
+	}{
+		{syscall.EACCES, "server.listen: bind: permission denied; a port below 1024 needs a privilege"},
+		{syscall.EADDRINUSE, "server.listen: bind: address already in use; stop the program that uses this address"},
+	} {
+		if err := notListening("server.listen", os.NewSyscallError("bind", tt.cause)); !errors.Is(err, tt.cause) || !strings.HasPrefix(err.Error(), tt.want) {
+			t.Errorf("got %v, want %q", err, tt.want)
 		}
 	}
 }
