@@ -188,7 +188,7 @@ func (c *Client) copyAnswer(ctx context.Context, path string, open func(length i
 	}
 	answer, err := c.patient().http.Do(r)
 	if err != nil {
-		return fmt.Errorf("the server cannot be reached: %w", err)
+		return unreachable(err)
 	}
 	defer answer.Body.Close()
 	if answer.StatusCode/100 != 2 {
@@ -196,7 +196,7 @@ func (c *Client) copyAnswer(ctx context.Context, path string, open func(length i
 		if err != nil {
 			return err
 		}
-		return clientError(answer.StatusCode, data)
+		return c.refused(ctx, answer.StatusCode, data)
 	}
 	n, err := io.Copy(open(answer.ContentLength), answer.Body)
 	if err == nil && answer.ContentLength >= 0 && n != answer.ContentLength {
@@ -208,11 +208,47 @@ func (c *Client) copyAnswer(ctx context.Context, path string, open func(length i
 	return nil
 }
 
-// clientError returns the *ClientError for an answer with this status and body.
-func clientError(status int, body []byte) error {
+// unreachable returns the error for a request that got no answer, with what to do about a wrong --url or a
+// certificate that is not trusted.
+func unreachable(err error) error {
+	fix := ""
+	var notTLS tls.RecordHeaderError
+	switch {
+	case errors.As(err, new(x509.UnknownAuthorityError)):
+		fix = "; name the authority with --ca FILE (or LATCHKEY_CA)"
+	case errors.As(err, &notTLS), strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
+		fix = "; the server does not speak TLS there: write http:// in --url (or LATCHKEY_URL) if it is on this machine"
+	}
+	return fmt.Errorf("the server cannot be reached: %w%s", err, fix)
+}
+
+// refused returns the *ClientError for an answer with this status and body. It says so if the server is not that of
+// an admin listener, or speaks TLS.
+func (c *Client) refused(ctx context.Context, status int, body []byte) error {
 	e := &ClientError{Status: status}
 	_ = json.Unmarshal(body, e) // if the body is not an error in JSON, Code and Message stay empty
+	switch {
+	case status == http.StatusBadRequest && bytes.HasPrefix(body, []byte("Client sent an HTTP request to an HTTPS server")): // net/http says so
+		e.Message = "the server speaks TLS there: write https:// in --url (or LATCHKEY_URL)"
+	case status == http.StatusNotFound && c.token != "" && (e.Message == "" || !c.isAdmin(ctx)):
+		e.Message = "--url (or LATCHKEY_URL) must be the URL of the admin listener, which by default is at port 8081; there is no such endpoint at " + c.base
+	}
 	return e
+}
+
+// isAdmin reports whether the server has the admin endpoints. It reports true if that is not known.
+func (c *Client) isAdmin(ctx context.Context) bool {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base+"/admin/v1/status", nil)
+	if err != nil {
+		return true
+	}
+	r.Header.Set("Authorization", "Bearer "+c.token) // or the server would count it among the wrong ones
+	answer, err := c.http.Do(r)
+	if err != nil {
+		return true
+	}
+	_ = answer.Body.Close()
+	return answer.StatusCode != http.StatusNotFound
 }
 
 // Request is a request with a body in JSON.
@@ -286,7 +322,7 @@ func (c *Client) sendBody(ctx context.Context, request RawRequest, b *body, resu
 	}
 	answer, err := c.http.Do(r)
 	if err != nil {
-		return fmt.Errorf("the server cannot be reached: %w", err)
+		return unreachable(err)
 	}
 	defer answer.Body.Close()
 	data, err := io.ReadAll(answer.Body)
@@ -294,7 +330,7 @@ func (c *Client) sendBody(ctx context.Context, request RawRequest, b *body, resu
 		return fmt.Errorf("read the answer: %w", err)
 	}
 	if answer.StatusCode/100 != 2 {
-		return clientError(answer.StatusCode, data)
+		return c.refused(ctx, answer.StatusCode, data)
 	}
 	if result == nil {
 		return nil

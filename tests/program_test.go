@@ -234,6 +234,9 @@ func TestProgram_TokenOverTCP(t *testing.T) {
 	if out, errs, exit := program.Run(t, "admin", "token", "list", "--url", admin, "--token-file", file); exit != 0 || !strings.Contains(out, "ops") {
 		t.Errorf("over TCP: exit %d, %s %s", exit, out, errs)
 	}
+	if _, errs, exit := program.Run(t, "admin", "token", "list", "--url", p.URL, "--token-file", file); exit != 1 || !strings.Contains(errs, "must be the URL of the admin listener") {
+		t.Errorf("the API listener: got %d %q", exit, errs)
+	}
 	c := program.Command(t, "admin", "token", "list", "--url", admin)
 	c.Env = append(c.Env, "LATCHKEY_ADMIN_TOKEN_FILE="+file)
 	if out, err := c.CombinedOutput(); err != nil || !strings.Contains(string(out), "ops") {
@@ -412,7 +415,8 @@ func TestProgram_TLS(t *testing.T) {
 		want string // in what is printed
 	}{
 		{"with the authority", []string{"admin", "token", "list", "--url", "https://" + p.Admin, "--ca", ca.File, "--token-file", file}, 0, "ops"},
-		{"without", []string{"admin", "token", "list", "--url", "https://" + p.Admin, "--token-file", file}, 1, "certificate"},
+		{"without", []string{"admin", "token", "list", "--url", "https://" + p.Admin, "--token-file", file}, 1, "name the authority with --ca FILE"},
+		{"without TLS", []string{"admin", "token", "list", "--url", "http://" + p.Admin, "--token-file", file}, 1, "write https:// in --url"},
 		{"a file that is none", []string{"admin", "token", "list", "--url", "https://" + p.Admin, "--ca", file, "--token-file", file}, 1, "--ca: " + file + " contains no certificate"},
 		{"healthcheck from elsewhere", []string{"healthcheck", "--url", "https://" + p.Admin, "--ca", ca.File}, 0, "ready"},
 		{"healthcheck here", []string{"healthcheck", "--data", data}, 0, "ready"},
