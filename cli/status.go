@@ -22,7 +22,8 @@ for more than an hour, if mails cannot be sent, if records have no valid
 MAC, if the disk has less room than twice the database or than keys need to
 store records, if the storage of an owner is nearly full, and if a
 certificate or an admin token ends within 14 days.
-With --json the list is needs_attention.`,
+With --json the list is needs_attention. A missing schedule of backups is a
+note below, without exit code 1. The page Overview lists more, about keys.`,
 	}
 }
 
@@ -32,7 +33,7 @@ func (s *session) showStatus(ctx context.Context, c *cli.Command) error {
 		return err
 	}
 	list := attention(status)
-	status["needs_attention"] = list
+	status["needs_attention"], status["notes"] = list, notes(status)
 	if c.Bool("json") {
 		err = s.printJSON(status)
 	} else {
@@ -78,8 +79,18 @@ func (s *session) printStatus(status map[string]any, list []string) error {
 	for _, what := range list {
 		text += "  " + cell(what) + "\n"
 	}
+	text += lines(notes(status))
 	_, err := fmt.Fprint(s.env.Stdout, text)
 	return err
+}
+
+// notes returns what an operator should know and what is no fault, one sentence each, from an answer of GET
+// /admin/v1/status. The list is empty and not nil if there is nothing.
+func notes(status map[string]any) []string {
+	if status["last_backup_at"] != nil || whole(status["backup_every_seconds"]) > 0 {
+		return []string{}
+	}
+	return []string{"There is no scheduled backup: set backup.dir, or make backups with: latchkey backup FILE"}
 }
 
 // attention returns what needs attention in an answer of GET /admin/v1/status, one sentence each.

@@ -1,11 +1,28 @@
 package cli
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
 
 	"latchkey/internal/strictjson"
 )
+
+// TestNotes tells of a missing schedule of backups.
+func TestNotes(t *testing.T) {
+	for _, tt := range []struct {
+		status map[string]any
+		want   int
+	}{
+		{map[string]any{"last_backup_at": nil, "backup_every_seconds": nil}, 1},
+		{map[string]any{"last_backup_at": nil, "backup_every_seconds": json.Number("86400")}, 0},
+		{map[string]any{"last_backup_at": "2026-02-03T08:00:00Z", "backup_every_seconds": nil}, 0},
+	} {
+		if got := notes(tt.status); len(got) != tt.want || got == nil {
+			t.Errorf("%v: got %q, want %d", tt.status, got, tt.want)
+		}
+	}
+}
 
 // TestAttention changes one member of a status in which all is well at a time.
 func TestAttention(t *testing.T) {
