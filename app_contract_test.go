@@ -72,6 +72,29 @@ func TestContract_Disabled(t *testing.T) {
 			t.Errorf("the dashboard leads to %s", link)
 		}
 	}
+	on := newDashboard(t)
+	onID, _ := on.key(`["can_read_calls"]`)
+	for _, tt := range []struct{ path, onPath, words string }{ // what belongs to the contract on pages that stay
+		{"/keys/new", "/keys/new", `name="objects"|objects, owner|Tick:|calls nobody`},
+		{"/keys/" + id + "/access", "/keys/" + onID + "/access", "<dt>Objects</dt>|/api/v1/calls"},
+		{"/find", "/find", "Key, owner, contact"},
+		{"/owners", "/owners", "Balance|Price of a minute"},
+		{"/owners/1", "/owners/1", "Balance|Price of a minute"},
+		{"/owners/new", "/owners/new", `name="balance"|name="rate"`},
+	} {
+		off, whole := b.get(tt.path), on.get(tt.onPath)
+		if off.Code != 200 || whole.Code != 200 {
+			t.Fatalf("%s: got %d and %d", tt.path, off.Code, whole.Code)
+		}
+		for word := range strings.SplitSeq(tt.words, "|") {
+			if strings.Contains(off.Body.String(), word) || !strings.Contains(whole.Body.String(), word) {
+				t.Errorf("%s: %q is there without the contract, or is not with it", tt.path, word)
+			}
+		}
+		if strings.Contains(off.Body.String(), "KLEN") {
+			t.Errorf("%s says KLEN", tt.path)
+		}
+	}
 	if !strings.Contains(page, `href="/webhooks"`) || strings.Contains(b.get("/webhooks/new").Body.String(), "call.ended") {
 		t.Error("the pages of webhooks are missing or offer events of calls")
 	}

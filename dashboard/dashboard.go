@@ -117,7 +117,7 @@ func pageSets(o Options) []pageSet {
 	}
 	return []pageSet{
 		findPages{}, overviewPages{}, newKeyLists(apiURL), keyBulkPages{}, newKeyPages(apiURL), requestPages{}, newHookPages(events), callPages(), agentPages(), newContactPages(), newEventPages(apiURL),
-		schedulePages(), newVariablePages(), blockPages(), ownerPages{}, teamPages(), operatorPages{}, tokenPages{}, auditPages{}, backupPages{}, statusPages{}, clusterPages{o.Node}, newReferencePages(o), docPages{},
+		schedulePages(), newVariablePages(), blockPages(), ownerPages{contract: true}, teamPages(), operatorPages{}, tokenPages{}, auditPages{}, backupPages{}, statusPages{}, clusterPages{o.Node}, newReferencePages(o), docPages{},
 	}
 }
 
@@ -230,6 +230,7 @@ type view struct {
 	Nav      []navGroup
 	Demo     bool       // the data are samples
 	Sandbox  bool       // the page shows sandboxes and no live records
+	Contract bool       // the service serves the Klen AI API
 	Fault    string     // sentence about an error; "" if there was none
 	Done     string     // sentence about a change that was made; "" if there was none
 	Help     *docLink   // the document that helps with the page; nil if there is none
@@ -266,7 +267,7 @@ func (d *Dashboard) render(w http.ResponseWriter, status int, name string, v vie
 	if v.Form == nil {
 		v.Form = url.Values{}
 	}
-	v.Demo = d.o.Demo
+	v.Demo, v.Contract = d.o.Demo, !d.o.WithoutContract
 	if v.style.zone == nil {
 		v.style = styleOf(Preferences{})
 	}

@@ -35,7 +35,7 @@ func heldIn(key map[string]any) []any {
 func keyFields(limits []keyNumber) []formField {
 	fields := []formField{
 		{Name: "name", Label: "Name", Kind: fieldText, Needed: true},
-		{Name: "note", Label: "Note", Kind: fieldText, Hint: `where the key lives, such as "GitHub secret KLEN_KEY"`},
+		{Name: "note", Label: "Note", Kind: fieldText, Hint: `where the key lives, such as "GitHub secret API_KEY"`},
 		{Name: "permission", Label: "Permissions", Kind: fieldTicks},
 		{Name: "environment", Label: "Environment", Kind: fieldText, Hint: "such as live or test"},
 		{Name: "ips", Label: "Allowed IP addresses", Kind: fieldList, Hint: "such as 192.0.2.0/24, separated by commas; empty: from anywhere"},

@@ -241,20 +241,22 @@ func teamPages() *recordPages {
 
 // ownerPages are the pages of the owners. They have a field for each limit that the service has for
 // owners.
-type ownerPages struct{}
+type ownerPages struct {
+	contract bool // the service serves the Klen AI API, whose calls are paid from the wallets of owners
+}
 
-func (ownerPages) sections() []section { return ownerRecords(nil).sections() }
+func (o ownerPages) sections() []section { return o.records(nil).sections() }
 
-func (ownerPages) pages() map[string]page {
+func (o ownerPages) pages() map[string]page {
 	pages := map[string]page{}
-	for pattern, records := range ownerRecords(nil).pages() {
+	for pattern, records := range o.records(nil).pages() {
 		pages[pattern] = page{records.Needs, func(v *pageRequest) {
 			limits, e := ownerLimits(v)
 			if e != nil {
 				v.showFault(e)
 				return
 			}
-			ownerRecords(limits).pages()[pattern].Serve(v)
+			o.records(limits).pages()[pattern].Serve(v)
 		}}
 	}
 	return pages
@@ -312,9 +314,10 @@ func ownerBody(_ url.Values, _, body map[string]any) error {
 	return nil
 }
 
-// ownerRecords returns the pages of the owners with the fields for their limits.
-func ownerRecords(limits []formField) *recordPages {
-	return &recordPages{
+// records returns the pages of the owners with the fields for their limits. Without the contract they
+// have no wallets.
+func (o ownerPages) records(limits []formField) *recordPages {
+	p := &recordPages{
 		section: section{"System", "Owners", "/owners"}, One: "owner", API: "owners", Rows: "owners", TitleField: "name",
 		About: "A key acts for its owner and sees its owner's records. An owner cannot be deleted, because its records would then belong to nobody.", Empty: "No owners yet. The first key creates one.",
 		Columns: []column{
@@ -334,6 +337,12 @@ func ownerRecords(limits []formField) *recordPages {
 			{Name: "storage_bytes", Label: "Storage", Kind: fieldSize, Hint: "how much its records may need, such as 512MiB; none: no limit; empty: the default"},
 		}, limits...),
 	}
+	if !o.contract {
+		wallet := []string{"balance", "rate"}
+		p.Columns = slices.DeleteFunc(p.Columns, func(c column) bool { return slices.Contains(wallet, c.Member) })
+		p.Fields = slices.DeleteFunc(p.Fields, func(f formField) bool { return slices.Contains(wallet, f.Name) })
+	}
+	return p
 }
 
 // ownerStored adds to an owner in the list how much it stores, as text.
