@@ -432,7 +432,7 @@ func (o *originCheck) protect(next http.Handler) http.Handler {
 		http.Error(w, why, http.StatusForbidden)
 	}
 	o.cross.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		deny(w, r, "This request came from another site, so it was refused.")
+		deny(w, r, "This request came from another site, so it was refused. Behind a proxy, set base_url under [admin] in the configuration to the address in the browser.")
 	}))
 	protected := o.cross.Handler(next)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -447,7 +447,7 @@ func (o *originCheck) protect(next http.Handler) http.Handler {
 		h.Set("Cross-Origin-Resource-Policy", "same-origin")
 		switch {
 		case !o.known(r.Host):
-			text := "%q is not a known host name of this server. Add it to hosts under [admin] in the configuration."
+			text := "%q is not a known host name of this server. If a proxy with TLS is in front, set base_url under [admin] in the configuration to https:// and this name. Otherwise add the name to hosts there."
 			http.Error(w, fmt.Sprintf(text, r.Host), http.StatusMisdirectedRequest)
 		case o.unproven(r):
 			deny(w, r, "This request does not show which site it came from, so it was refused. Programs must use a token.")
