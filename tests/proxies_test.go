@@ -3,6 +3,8 @@ package tests
 import (
 	"bufio"
 	"context"
+	"crypto/sha1"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -82,11 +84,15 @@ func newFronted(t *testing.T, find func(*testing.T) string, command func(proxy s
 		f.mu.Lock()
 		f.seen = append(f.seen, string(dump))
 		f.mu.Unlock()
+		if r.Header.Get("Upgrade") != "" {
+			f.echo(w, r)
+			return
+		}
 		_, _ = io.WriteString(w, "from the upstream")
 	}))
 	t.Cleanup(upstream.Close)
 	dir := t.TempDir()
-	overwrite(t, dir, "latchkey.toml", recipe(t, "toml", 0)+"\n[[route]]\npath = \"/free/*rest\"\nmethods = [\"GET\"]\npermission = []\n")
+	overwrite(t, dir, "latchkey.toml", recipe(t, "toml", 0)+"\n[[route]]\npath = \"/free/*rest\"\nmethods = [\"GET\"]\npermission = []\n[[route]]\npath = \"/plain/*rest\"\npermission = []\nwebsocket = false\n")
 	f.latchkey = program.Serve(t, filepath.Join(dir, "data"), "--config", filepath.Join(dir, "latchkey.toml"))
 	f.socket = f.latchkey.Socket()
 	for range 3 { // another program may take the port in between
@@ -216,6 +222,7 @@ func (f *fronted) check() {
 	f.checkRefusals(good, poor)
 	f.checkTricks(good, poor)
 	f.checkAddress()
+	f.checkWebSockets(good, poor)
 	_, few := f.key(`{"name": "few", "permissions": ["can_read_reports"], "limits": {"requests_per_minute_limit": 2}}`)
 	for range 2 {
 		if res, text, _ := f.send("GET", "/reports/1", "", "X-API-Key: "+few); res.StatusCode != 200 {
@@ -371,6 +378,80 @@ func (f *fronted) checkAddress() {
 	}{{here, 200}, {there, 403}} {
 		if res, text, _ := f.send("GET", "/reports/1", "", "X-API-Key: "+tt.secret, "X-Forwarded-For: 6.6.6.6", "X-Real-IP: 6.6.6.6"); res.StatusCode != tt.want {
 			f.Errorf("got %d %s, want %d", res.StatusCode, text, tt.want)
+		}
+	}
+}
+
+// echo accepts a handshake, or any other offer to switch, and sends back what it gets.
+func (f *fronted) echo(w http.ResponseWriter, r *http.Request) {
+	conn, buffer, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		f.Error(err)
+		return
+	}
+	defer conn.Close()
+	sum := sha1.Sum([]byte(r.Header.Get("Sec-WebSocket-Key") + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11")) // RFC 6455, section 4.2.2
+	_, _ = fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\nSec-WebSocket-Accept: %s\r\n\r\n", r.Header.Get("Upgrade"), base64.StdEncoding.EncodeToString(sum[:]))
+	_, _ = io.Copy(conn, buffer)
+}
+
+// offer asks the proxy to switch protocols. It returns the status, what comes back of a line that is sent after a
+// switch, and what the upstream got.
+func (f *fronted) offer(target string, fields ...string) (status int, echoed, upstream string) {
+	f.Helper()
+	f.mu.Lock()
+	f.seen = nil
+	f.mu.Unlock()
+	c, err := net.Dial("tcp", f.proxy)
+	if err != nil {
+		f.Fatal(err)
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(time.Minute)); err != nil {
+		f.Fatal(err)
+	}
+	if _, err := io.WriteString(c, "GET "+target+" HTTP/1.1\r\nHost: api.example.com\r\n"+strings.Join(fields, "\r\n")+"\r\n\r\n"); err != nil {
+		f.Fatal(err)
+	}
+	from := bufio.NewReader(c)
+	res, err := http.ReadResponse(from, &http.Request{Method: "GET"})
+	if err != nil {
+		f.Fatalf("%s %q: %v", target, fields, err)
+	}
+	defer res.Body.Close()
+	if res.StatusCode == http.StatusSwitchingProtocols {
+		if _, err := io.WriteString(c, "hello\n"); err != nil {
+			f.Fatal(err)
+		}
+		echoed, _ = from.ReadString('\n')
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return res.StatusCode, echoed, strings.Join(f.seen, "\n")
+}
+
+// checkWebSockets wants WebSockets to pass where their route lets them, and nothing else to be switched to.
+func (f *fronted) checkWebSockets(good, poor string) {
+	handshake := []string{"Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version: 13"}
+	for _, tt := range []struct {
+		name, target, secret string
+		status               int
+	}{
+		{"with the permission", "/reports/live", good, 101}, {"without it", "/reports/live", poor, 403}, {"an unknown key", "/reports/live", newSecret("klen_"), 401},
+		{"websocket = false", "/plain/live", good, 400},
+	} {
+		status, echoed, upstream := f.offer(tt.target, append(handshake, "X-API-Key: "+tt.secret)...)
+		if passes := tt.status == 101; status != tt.status || (echoed == "hello\n") != passes || (upstream != "") != passes || strings.Contains(upstream, tt.secret) {
+			f.Errorf("a WebSocket %s: got %d, %q back, want %d; the upstream got %q", tt.name, status, echoed, tt.status, upstream)
+		}
+	}
+	for _, offers := range [][]string{{"h2c"}, {"websocket, h2c"}, {"h2c, websocket"}, {"h2c", "websocket"}, {"TLS/1.0"}} {
+		fields := []string{"Connection: Upgrade, HTTP2-Settings", "HTTP2-Settings: AAMAAABkAAQAAP__", "X-API-Key: " + good}
+		for _, offer := range offers {
+			fields = append(fields, "Upgrade: "+offer)
+		}
+		if status, _, upstream := f.offer("/reports/1", fields...); status == 101 && !strings.Contains(upstream, "\r\nUpgrade: websocket\r\n") || strings.Contains(upstream, "h2c") || strings.Contains(upstream, "TLS/1.0") {
+			f.Errorf("an offer of %q: got %d; the upstream got %q", offers, status, upstream)
 		}
 	}
 }
