@@ -140,7 +140,7 @@ func lengthCases(hook, variable float64) []lengthCase {
 		{"POST", "/admin/v1/webhooks", webhook, "", ""}, {"PATCH", "/admin/v1/webhooks/1", "{}", "", ""},
 		{"POST", "/admin/v1/agents", agent, "", ""}, {"PATCH", "/admin/v1/agents/1", "{}", "", ""},
 		{"POST", "/admin/v1/teams", `{"name": "T"}`, "", ""}, {"PATCH", "/admin/v1/teams/1", "{}", "", ""},
-		{"POST", "/admin/v1/owners", "{}", "", ""}, {"POST", "/admin/v1/schedules", "{}", "", ""},
+		{"POST", "/admin/v1/owners", "{}", "", ""}, {"POST", "/admin/v1/schedules", `{"time_zone": "UTC"}`, "", ""},
 		{"POST", "/admin/v1/do-not-call", `{"phone_number": "+4930UNIQUE"}`, "", ""}, {"PATCH", "/admin/v1/do-not-call/1", "{}", "", ""},
 		{"POST", "/admin/v1/keys", `{"name": "K", "permissions": ["can_read_calls"]}`, "", ""}, {"PATCH", "/admin/v1/keys/KEY", "{}", "KeyForm", ""},
 		{"PATCH", "/admin/v1/business-context", `{"variables": {}}`, "", ""}, {"POST", "/admin/v1/calls/claim", "{}", "", ""},

@@ -420,7 +420,7 @@ func fillBusiness(a *testApp) (ids, secrets map[string]string) {
 		title, status      string
 	}{{0, 9, 45, "First visit", "confirmed"}, {0, 9, 30, "Phone call", "scheduled"}, {0, 14, 60, "Fitting", "scheduled"}, {1, 10, 90, "Site visit", "confirmed"}, {2, 8, 30, "Review", "confirmed"}, {2, 11, 60, "Lunch with Mara", "scheduled"}, {3, 13, 120, "Workshop", "confirmed"}, {4, 10, 45, "Follow-up", "scheduled"}, {12, 15, 30, evil, "scheduled"}} {
 		start := week().AddDate(0, 0, e.day).Add(time.Duration(e.hour) * time.Hour)
-		add("events", object{"title": e.title, "status": e.status, "start_time": start.Format(time.RFC3339), "end_time": start.Add(time.Duration(e.minutes) * time.Minute).Format(time.RFC3339), "contact_id": 1})
+		add("events", object{"title": e.title, "status": e.status, "start_time": start.Format(time.RFC3339), "end_time": start.Add(time.Duration(e.minutes) * time.Minute).Format(time.RFC3339)})
 	}
 	ids, secrets = fillKeys(a, span, func(body map[string]any) (id, key string) {
 		made := add("keys", body)

@@ -376,7 +376,7 @@ func FuzzICS(f *testing.F) {
 // both listeners. What no answer could contain is refused, and the record stays as it is.
 func TestTimes_Ends(t *testing.T) {
 	a, key := newCalendarApp(t)
-	a.operate(201, "POST", "/admin/v1/contacts", `{"owner": "admin", "first_name": "Far", "phone_number": "+4930555010"}`)
+	a.operate(201, "POST", "/admin/v1/contacts", `{"owner": "admin", "first_name": "Far", "phone_numbers": [{"phone_number": "+4930555010"}]}`)
 	id, _ := a.key(`["can_read_calls"]`)
 	a.operate(201, "POST", "/admin/v1/agents", `{"name": "A", "role": "inbound agent", "phone_number": "+4930555001"}`)
 	a.operate(201, "POST", "/admin/v1/calls", `{"phone_number": "+4930555010", "agent_id": 1, "status": "completed", "started_at": "2026-01-01T00:00:00Z", "ended_at": "2026-01-01T00:01:00Z"}`)
