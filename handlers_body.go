@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"maps"
 	"math"
 	"math/big"
+	"mime"
 	"net/http"
 	"slices"
 	"strconv"
@@ -36,7 +38,27 @@ func (r *Request) ReadBody() (*Body, error) {
 	if err != nil {
 		return nil, err
 	}
-	return ParseBody(data)
+	return r.parse(data)
+}
+
+// parse returns the body in data. It explains the body of an HTML form, which is what many programs send
+// if they are not told otherwise.
+func (r *Request) parse(data []byte) (*Body, error) {
+	body, err := ParseBody(data)
+	if errors.Is(err, ErrJSON) {
+		err = cmp.Or(r.asForm(data), err)
+	}
+	return body, err
+}
+
+// asForm returns ErrJSON if data is a form and not an attempt at JSON, and otherwise nil.
+func (r *Request) asForm(data []byte) error {
+	kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	data = bytes.TrimSpace(data)
+	if kind != "application/x-www-form-urlencoded" && kind != "multipart/form-data" || len(data) == 0 || data[0] == '{' || data[0] == '[' {
+		return nil
+	}
+	return ErrJSON.With("The body is a form (%s). Send one JSON object in UTF-8, with the Content-Type application/json.", kind)
 }
 
 // ReadOptionalBody is like ReadBody, but an empty body counts as an empty object.
@@ -48,7 +70,7 @@ func (r *Request) ReadOptionalBody() (*Body, error) {
 	if len(bytes.TrimSpace(data)) == 0 {
 		return &Body{}, nil
 	}
-	return ParseBody(data)
+	return r.parse(data)
 }
 
 // ReadAll returns the whole body of a request. It returns ErrTooLarge if the body has more than
@@ -105,8 +127,8 @@ type BodyFields struct {
 	Items map[string]BodyFields
 }
 
-// Check returns ErrValidation for the first member that the body must not have, with its name.
-func (f BodyFields) Check(b *Body) (name string, err error) {
+// check returns ErrValidation for the first member that the body must not have, with its name.
+func (f BodyFields) check(b *Body) (name string, err error) {
 	if len(f.Set) == 0 {
 		return "", nil
 	}
@@ -121,7 +143,7 @@ func (f BodyFields) Check(b *Body) (name string, err error) {
 			continue // whoever reads the member says what is wrong with it
 		}
 		for i, item := range items {
-			if inner, err := fields.Check(&Body{fields: item}); err != nil {
+			if inner, err := fields.check(&Body{fields: item}); err != nil {
 				at := fmt.Sprintf("%s[%d]", name, i)
 				return at + "." + inner, ErrValidation.With("%s: %s", at, Public(err).Message)
 			}
@@ -141,7 +163,7 @@ func (r *Request) ReadFields(fields BodyFields) (*Body, error) {
 	if err != nil {
 		return nil, err
 	}
-	_, err = fields.Check(body)
+	_, err = fields.check(body)
 	return body, err
 }
 

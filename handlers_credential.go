@@ -58,7 +58,7 @@ func ReadCredential(r *http.Request) (credential, error) {
 		}
 	}
 	if c.Secret == "" {
-		return c, ErrUnauthenticated
+		return c, missingKey(r)
 	}
 	if values := r.Header["Authorization"]; len(values) > 0 {
 		if _, ok := bearer(values[0]); ok { // credentials of another scheme are left for the upstream
@@ -67,6 +67,26 @@ func ReadCredential(r *http.Request) (credential, error) {
 	}
 	delete(r.Header, "X-Api-Key")
 	return c, nil
+}
+
+// missingKey returns the error for a request without a key. Its message names a field or a parameter that
+// looks as if it was meant to have one, and never its value.
+func missingKey(r *http.Request) *Error {
+	if len(r.Header["Authorization"]) > 0 {
+		return ErrUnauthenticated.With("No API key was sent: Authorization has no Bearer key. Send Authorization: Bearer KEY, or X-API-Key: KEY.")
+	}
+	for _, name := range []string{"Api-Key", "Apikey", "X-Apikey", "X-Api-Token", "X-Auth-Token"} {
+		if len(r.Header[name]) > 0 {
+			return ErrUnauthenticated.With("No API key was sent: %s is not read. Send Authorization: Bearer KEY, or X-API-Key: KEY.", name)
+		}
+	}
+	for pair := range strings.SplitSeq(r.URL.RawQuery, "&") {
+		name, _, _ := strings.Cut(pair, "=")
+		if strings.EqualFold(strings.NewReplacer("-", "", "_", "").Replace(name), "apikey") {
+			return ErrUnauthenticated.With("No API key was sent: the parameter of the query is api_key. Better send Authorization: Bearer KEY, since addresses are logged.")
+		}
+	}
+	return ErrUnauthenticated
 }
 
 // conflicting returns an ErrValidation with the challenge invalid_request for the WWW-Authenticate

@@ -13,6 +13,10 @@ import (
 )
 
 func TestReadCredential(t *testing.T) {
+	missing := map[string]string{ // what the message of a test says
+		"none": "No API key was sent. Send it as", "basic": "Authorization has no Bearer key", "bare": "Authorization has no Bearer key", "token": "Authorization has no Bearer key",
+		"another field": "Api-Key is not read", "other names": "the parameter of the query is api_key", "in camel case": "the parameter of the query is api_key",
+	}
 	for _, tt := range []struct {
 		name    string
 		headers []string // "Name: value"
@@ -37,6 +41,10 @@ func TestReadCredential(t *testing.T) {
 		{"empty header", []string{"X-API-Key: "}, "", credential{}, ErrValidation},
 		{"empty query", nil, "api_key=", credential{}, ErrValidation},
 		{"basic", []string{"Authorization: Basic azE6"}, "", credential{}, ErrUnauthenticated},
+		{"bare", []string{"Authorization: k1"}, "", credential{}, ErrUnauthenticated},
+		{"token", []string{"Authorization: Token k1"}, "", credential{}, ErrUnauthenticated},
+		{"another field", []string{"Api-Key: k1"}, "", credential{}, ErrUnauthenticated},
+		{"in camel case", nil, "a=b&apiKey=k1", credential{}, ErrUnauthenticated},
 		{"basic beside a key", []string{"Authorization: Basic azE6", "X-API-Key: k1"}, "", credential{"k1", "header"}, nil},
 		{"bearer glued", []string{"Authorization: Bearerk1"}, "", credential{}, ErrUnauthenticated},
 		{"semicolon", nil, "a=b;api_key=k1", credential{}, ErrUnauthenticated},
@@ -50,6 +58,9 @@ func TestReadCredential(t *testing.T) {
 		got, err := ReadCredential(r)
 		if !errors.Is(err, tt.err) || err == nil && got != tt.want {
 			t.Errorf("%s: got %v, %v; want %v, %v", tt.name, got, err, tt.want, tt.err)
+		}
+		if says, ok := missing[tt.name]; ok && (!strings.Contains(Public(err).Message, says) || strings.Contains(err.Error(), "k1")) {
+			t.Errorf("%s: got %v, want a message with %q", tt.name, err, says)
 		}
 		if left := r.URL.String() + r.RequestURI; tt.query != "" && strings.Contains(left, "k1") && strings.Contains(left, "api_key") && !strings.Contains(left, "xapi_key") {
 			t.Errorf("%s: the key is still in %s", tt.name, left)
@@ -181,5 +192,26 @@ func TestOnce_Concurrently(t *testing.T) {
 	}
 	if v := a.operate(200, "GET", "/admin/v1/calls", ""); v["count"] != 1.0 {
 		t.Errorf("got %v calls, want 1", v["count"])
+	}
+}
+
+// TestRequest_NotJSON wants a message that says where the JSON ends, or that the body is a form. What is
+// JSON is read, whatever its type is called: some programs say that everything is a form.
+func TestRequest_NotJSON(t *testing.T) {
+	a := newTestApp(t)
+	_, key := a.key(everyPermission)
+	const form = "application/x-www-form-urlencoded"
+	for _, tt := range []struct{ kind, body, want string }{
+		{"application/json", `{"first_name": "A",}`, "The body is not valid JSON at character 20. Send one JSON object in UTF-8."},
+		{form, `{"first_name": "A",}`, "The body is not valid JSON at character 20. Send one JSON object in UTF-8."},
+		{form, `first_name=A`, "The body is a form (" + form + "). Send one JSON object in UTF-8, with the Content-Type application/json."},
+		{"multipart/form-data; boundary=x", "--x\r\n\r\nA\r\n--x--", "The body is a form (multipart/form-data). Send one JSON object in UTF-8, with the Content-Type application/json."},
+		{form, ``, "The body is empty. Send one JSON object in UTF-8."},
+		{form, `{"first_name": "A"}`, ""},
+	} {
+		w := askDoor(a.api, "POST", "/api/v1/contacts/create", tt.body, "Authorization: Bearer "+key, "Content-Type: "+tt.kind)
+		if said := object(t, w.Body.String()); tt.want == "" && w.Code != 201 || tt.want != "" && (code(w) != "invalid_json" || said["message"] != tt.want) {
+			t.Errorf("%s %q: got %d %v, want %q", tt.kind, tt.body, w.Code, said, tt.want)
+		}
 	}
 }

@@ -242,10 +242,29 @@ func checkAll(data []byte) error {
 	case !json.Valid(data) && !utf8.Valid(data):
 		return errorf("The body is not valid UTF-8.")
 	case !json.Valid(data):
-		return errorf("The body is not valid JSON. Send one JSON object in UTF-8.")
+		return errorf("The body is not valid JSON%s. Send one JSON object in UTF-8.", placeOf(data))
 	}
 	w := walker{data: data, text: stringFault, number: numberFault}
 	return w.walk()
+}
+
+// placeOf returns where a text stops being JSON, as the end of a sentence. It returns "" for JSON.
+func placeOf(data []byte) string {
+	var fault *json.SyntaxError
+	if !errors.As(json.Unmarshal(data, new(json.RawMessage)), &fault) {
+		return ""
+	}
+	// Offset is that of the end of the wrong character, except at the end of the text.
+	good := data[:max(0, min(fault.Offset, int64(len(data)))-1)]
+	if strings.HasPrefix(fault.Error(), "unexpected end") {
+		return ": it ends before it is complete"
+	}
+	line := bytes.Count(good, []byte("\n"))
+	character := utf8.RuneCount(good[bytes.LastIndexByte(good, '\n')+1:]) + 1
+	if line == 0 {
+		return fmt.Sprintf(" at character %d", character)
+	}
+	return fmt.Sprintf(" at character %d of line %d", character, line+1)
 }
 
 // walker visits the values of a JSON text.
