@@ -89,7 +89,7 @@ func (i *keyImport) load(w http.ResponseWriter, r *Request) error {
 		for _, row := range b.keys {
 			rows = append(rows, row.preview())
 		}
-		return WriteJSON(w, http.StatusOK, b.Preview(refused, fmt.Sprintf("An import would add %d keys.", len(rows)), rows))
+		return WriteJSON(w, http.StatusOK, b.Preview(refused, "An import would add "+b.Form.Counted(len(rows))+".", rows))
 	}
 	if refused != nil {
 		return refused
@@ -98,7 +98,7 @@ func (i *keyImport) load(w http.ResponseWriter, r *Request) error {
 	for _, row := range b.keys {
 		made = append(made, map[string]any{"id": row.key.ID, "name": row.key.Name, "sha256": fmt.Sprintf("%x", row.digest)})
 	}
-	return WriteJSON(w, http.StatusCreated, map[string]any{"count": len(made), "message": fmt.Sprintf("Imported %d keys.", len(made)), "keys": made})
+	return WriteJSON(w, http.StatusCreated, map[string]any{"count": len(made), "message": "Imported " + b.Form.Counted(len(made)) + ".", "keys": made})
 }
 
 // fill stores a key for each row, in the transaction tx. If a row is refused, fill stores the
@@ -161,11 +161,12 @@ func (b *keyBatch) digests() {
 		text := ""
 		row.String("sha256", AnyLength, &text)
 		if row.Fault = row.Err(); row.Fault != nil {
+			row.Fault = row.InFile(Public(row.Fault))
 			continue
 		}
 		var err error
 		if row.digest, err = keytext.ParseDigest(strings.ToLower(text)); err != nil {
-			row.Fault = ErrValidation.With("sha256 %s of the secret.", err)
+			row.Fault = row.InFile(ErrValidation.With("sha256 %s of the secret.", err))
 			continue
 		}
 		if was, ok := first[row.digest]; ok {

@@ -233,7 +233,7 @@ func TestKeysImport_DryRun(t *testing.T) {
 				return out.String()
 			}
 			before := a.keyNames()
-			if out := call(0, "--dry-run"); !strings.Contains(out, tt.want) || !strings.Contains(out, "add ") || !strings.Contains(out, "would add 1 keys") {
+			if out := call(0, "--dry-run"); !strings.Contains(out, tt.want) || !strings.Contains(out, "add ") || !strings.Contains(out, "would add 1 key") {
 				t.Errorf("got %s, want %q and a row to add", out, tt.want)
 			}
 			if out := call(0, "--dry-run", "--json"); !strings.Contains(out, `"importable": true`) {
@@ -242,7 +242,7 @@ func TestKeysImport_DryRun(t *testing.T) {
 			if after := a.keyNames(); after != before {
 				t.Fatalf("the dry run has imported: %s", after)
 			}
-			if out := call(0); !strings.Contains(out, "Imported 1 keys.") {
+			if out := call(0); !strings.Contains(out, "Imported 1 key.") {
 				t.Errorf("got %s", out)
 			}
 			if out := call(1, "--dry-run"); !strings.Contains(out, "present") {

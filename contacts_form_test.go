@@ -242,7 +242,7 @@ func TestContactForm_Import(t *testing.T) {
 		part string
 	}{
 		{head + mara + ",No,first,name,,,,,,,,,,,,,,,\n", ErrMissingFirstName, "line 3 of the file (row 2): first_name"},
-		{"first_name,phone\nMara,+4930555010\nJon,555\n", ErrValidation, "line 3 of the file (row 2): phone_numbers[0].phone_number"},
+		{"first_name,phone\nMara,+4930555010\nJon,555\n", ErrValidation, "line 3 of the file (row 2): phone must be an E.164 number"},
 		{"first_name,team_id\nMara,1\nJon,x\n", ErrValidation, "line 3 of the file (row 2): team_id"},
 		{"first_name,team_id\nMara,1\nJon,9\n", ErrTeamNotFound, "row 2"},
 		{"first_name,team_id,owner\nMara,1,\nJon,1,other\n", ErrTeamAccess, "row 2"},

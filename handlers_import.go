@@ -38,7 +38,10 @@ type ImportRow struct {
 	Number int    // 1 for the first row
 	Line   int    // line of the file on which the row begins, from 1; 0 for JSON
 	Fault  error  // why the row cannot be read; nil if it can
-	column string // column of Fault; "" if the fault concerns the whole row or its message begins with the column
+	column string // column of Fault or Unfit; "" if it concerns the whole row or its message begins with the column
+	// named returns the column that a message begins with, and the message with the name that the column
+	// has in the file. It is nil for JSON.
+	named func(message string) (column, renamed string)
 	// ImportBatch.Store resets these fields before the rows are stored.
 	Unfit   *Error // why the row cannot be stored, though it can be read; nil if it can
 	Name    string // name of the record
@@ -50,9 +53,19 @@ type ImportRow struct {
 // and return err.
 func (row *ImportRow) Refuse(err error) error {
 	if e, ok := errors.AsType[*Error](err); ok && e.Status < http.StatusInternalServerError {
-		row.Unfit, err = e, nil
+		row.Unfit, err = row.InFile(e), nil
 	}
 	return err
+}
+
+// InFile returns e, the error of the row, with the name of its column as it is in the file.
+func (row *ImportRow) InFile(e *Error) *Error {
+	if row.named == nil {
+		return e
+	}
+	var message string
+	row.column, message = row.named(e.Message)
+	return e.With("%s", message)
 }
 
 // Place returns the name of the row in messages. The dashboard and the commands use the same words.
@@ -91,6 +104,9 @@ func (b *ImportBatch) read(r *Request) (rows []*ImportRow, err error) {
 	if kind == "text/csv" {
 		return b.csv(data, parameters["charset"])
 	}
+	if err := r.asForm(data); err != nil {
+		return nil, err
+	}
 	return f.json(data)
 }
 
@@ -101,6 +117,11 @@ func (f ImportForm) json(data []byte) ([]*ImportRow, error) {
 		text = fmt.Sprintf("{%q: %s}", f.Name, text)
 	}
 	body, err := ParseBody([]byte(text))
+	if errors.Is(err, ErrJSON) {
+		if _, at := strictjson.Value(data); at != nil { // its place is that in the file
+			err = ErrJSON.With("%s", at)
+		}
+	}
 	if err != nil {
 		return nil, f.ofRow(text, err)
 	}
@@ -115,7 +136,7 @@ func (f ImportForm) json(data []byte) ([]*ImportRow, error) {
 	for n, raw := range list {
 		row := &ImportRow{Number: n + 1}
 		if row.Body, row.Fault = body.Object(raw); row.Fault == nil {
-			row.column, row.Fault = f.Body.Check(row.Body)
+			row.column, row.Fault = f.Body.check(row.Body)
 		}
 		rows = append(rows, row)
 	}
@@ -155,29 +176,54 @@ func (b *ImportBatch) csv(data []byte, charset string) ([]*ImportRow, error) {
 		return nil, ErrValidation.With("%s", err)
 	}
 	b.layout = &csvLayout{Separator: map[rune]string{',': "comma", ';': "semicolon", '\t': "tab"}[table.Separator], Columns: []csvColumn{}}
-	columns, means := []string{}, map[string]string{}
+	columns, means, names := []string{}, map[string]string{}, map[string]string{}
+	if err := f.checkColumns(table.Columns); err != nil {
+		return nil, err
+	}
 	for _, name := range table.Columns {
-		column, ok := f.recognize(name)
-		if !ok {
-			return nil, ErrValidation.With("The column %q does not exist. The columns are %s.", name, strings.Join(f.Columns, ", "))
-		}
+		column, _ := f.recognize(name)
 		if at := slices.Index(columns, column); at >= 0 {
 			return nil, ErrValidation.With("The columns %q and %q are both %s. Remove one of them.", table.Columns[at], name, column)
 		}
-		columns, means[name] = append(columns, column), column
+		columns, means[name], names[column] = append(columns, column), column, name
 		b.layout.Columns = append(b.layout.Columns, csvColumn{name, column})
+	}
+	named := func(message string) (column, renamed string) {
+		column, rest := f.leading(message)
+		if name, ok := names[column]; ok {
+			message = name + rest
+		}
+		return column, message
 	}
 	var rows []*ImportRow
 	for n, cells := range table.Rows {
-		row := &ImportRow{Number: n + 1, Line: cells.Line}
+		row := &ImportRow{Number: n + 1, Line: cells.Line, named: named}
 		if cells.Fault != nil {
 			row.column, row.Fault = means[cells.Fault.Column], ErrValidation.With("%s", cells.Fault.Text)
-		} else {
-			row.Body, row.Fault = f.line(columns, cells.Cells)
+		} else if row.Body, row.Fault = f.line(columns, cells.Cells); row.Fault != nil {
+			row.Fault = row.InFile(Public(row.Fault))
 		}
 		rows = append(rows, row)
 	}
 	return rows, nil
+}
+
+// checkColumns returns ErrValidation with all names in the first line of a CSV that are no columns.
+func (f ImportForm) checkColumns(names []string) error {
+	var unknown []string
+	for _, name := range names {
+		if _, ok := f.recognize(name); !ok {
+			unknown = append(unknown, strconv.Quote(name))
+		}
+	}
+	switch last := len(unknown) - 1; {
+	case last < 0:
+		return nil
+	case last == 0:
+		return ErrValidation.With("The column %s does not exist. The columns are %s.", unknown[0], strings.Join(f.Columns, ", "))
+	default:
+		return ErrValidation.With("The columns %s and %s do not exist. The columns are %s.", strings.Join(unknown[:last], ", "), unknown[last], strings.Join(f.Columns, ", "))
+	}
 }
 
 func (f ImportForm) known(column string) bool {
@@ -226,21 +272,35 @@ func (f ImportForm) column(row *ImportRow, message string) string {
 	if row.column != "" {
 		return row.column
 	}
-	name := strings.TrimSuffix(message[:max(0, strings.IndexAny(message+" ", " :"))], ":")
-	if row.Line == 0 {
-		first := name[:strings.IndexAny(name+".", ".[")]
-		if row.Body != nil && row.Has(first) || f.known(first) {
-			return name
-		}
-		return ""
+	if row.Line > 0 {
+		column, _ := f.leading(message)
+		return column
 	}
-	if as, ok := f.Fields[name]; ok {
-		return as
-	}
-	if name = strings.TrimPrefix(name, "limits."); f.known(name) {
+	name := leadingWord(message)
+	first := name[:strings.IndexAny(name+".", ".[")]
+	if row.Body != nil && row.Has(first) || f.known(first) {
 		return name
 	}
 	return ""
+}
+
+// leadingWord returns the first word of a message, without a colon.
+func leadingWord(message string) string {
+	return message[:strings.IndexAny(message+" ", " :")]
+}
+
+// leading returns the column whose field a message about a row of a CSV begins with, and the rest of the
+// message. It returns "" if the message begins with another word.
+func (f ImportForm) leading(message string) (column, rest string) {
+	word := leadingWord(message)
+	rest = message[len(word):]
+	if as, ok := f.Fields[word]; ok {
+		return as, rest
+	}
+	if name := strings.TrimPrefix(word, "limits."); f.known(name) {
+		return name, rest
+	}
+	return "", rest
 }
 
 // maxRowFaults is the maximum number of invalid rows that an answer lists.
@@ -314,7 +374,8 @@ func (f ImportForm) Batch(r *Request) (*ImportBatch, error) {
 		return nil, err
 	}
 	b.Dry, b.UpdateBy, b.Skip = q.Get("dry_run") == "true", q.Get("update_by"), q.Get("skip_duplicates") == "true"
-	for name, used := range map[string]bool{"update_by": b.UpdateBy != "", "skip_duplicates": b.Skip} {
+	for _, name := range []string{"update_by", "skip_duplicates"} {
+		used := name == "update_by" && b.UpdateBy != "" || name == "skip_duplicates" && b.Skip
 		if used && len(f.UpdateBy) == 0 {
 			return nil, ErrValidation.With("%s cannot be used for %s. Every row creates a record; leave it out.", name, f.Name)
 		}
@@ -453,7 +514,7 @@ func (b *ImportBatch) answer() (status int, fields map[string]any, err error) {
 	case refused != nil:
 		return 0, nil, refused
 	default:
-		message := fmt.Sprintf("Imported %d %s", stored, b.Form.Name)
+		message := "Imported " + b.Form.Counted(stored)
 		if updated > 0 {
 			message += fmt.Sprintf(": %d created, %d updated", stored-updated, updated)
 		}
@@ -469,9 +530,21 @@ func (b *ImportBatch) answer() (status int, fields map[string]any, err error) {
 	return status, fields, nil
 }
 
+// Counted returns a number of records as text, such as "1 contact" or "2 contacts".
+func (f ImportForm) Counted(n int) string {
+	name := f.Name
+	if name == "do_not_call" {
+		name = "numbers"
+	}
+	if n == 1 {
+		name = strings.TrimSuffix(name, "s")
+	}
+	return fmt.Sprintf("%d %s", n, name)
+}
+
 // plan returns what an import would do, such as "create 2 contacts and update 1".
 func (b *ImportBatch) plan(created, updated, skipped int) string {
-	text := fmt.Sprintf("create %d %s", created, b.Form.Name)
+	text := "create " + b.Form.Counted(created)
 	if updated > 0 {
 		text += fmt.Sprintf(" and update %d", updated)
 	}

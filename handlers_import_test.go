@@ -399,6 +399,29 @@ func TestImports_Rows(t *testing.T) {
 			t.Errorf("%s %.60q: got %d %s %v, want %s", tt.of, tt.body, w.Code, shown, said["message"], tt.want)
 		}
 	}
+	for _, tt := range []struct{ of, kind, body, want string }{ // the words of messages
+		{"contacts", "text/csv", "First Name;Phone\nA;12\n", `(row 1): Phone must be an E.164 number`},
+		{"contacts", "text/csv", "First Name;E-mail\nA;nobody\n", `"column":"email","line":2,"message":"E-mail must be an address`},
+		{"contacts", "text/csv", "E-mail\na@example.net\n", `"column":"first_name","line":2,"message":"first_name is missing`},
+		{"contacts", "text/csv", "Name;Telefon;email\nA;1;\n", `The columns \"Name\" and \"Telefon\" do not exist. The columns are first_name,`},
+		{"keys", "text/csv", "Name,SHA256,permissions\na,12,can_read_calls\n", `(row 1): SHA256 `},
+		{"contacts", "application/json", " [{\"first_name\": \"A\",}]", `not valid JSON at character 22.`},
+		{"contacts", "application/json", "{\"contacts\": [\n{]}", `not valid JSON at character 2 of line 2.`},
+		{"contacts", "application/x-www-form-urlencoded", "first_name=A", `The body is a form (application/x-www-form-urlencoded). Send one JSON object`},
+	} {
+		w := askDoor(a.local, "POST", "/admin/v1/"+tt.of+"/import", tt.body, "Content-Type: "+tt.kind)
+		if w.Code != 400 || !strings.Contains(w.Body.String(), tt.want) {
+			t.Errorf("%s %.60q: got %d %s, want %s", tt.of, tt.body, w.Code, w.Body, tt.want)
+		}
+	}
+	for of, want := range map[string]string{"contacts": "1 contact.", "do_not_call": "1 number.", "owners": "1 owner."} {
+		row := map[string]string{"contacts": `{"first_name": "A"}`, "do_not_call": `{"phone_number": "+4930555010"}`, "owners": `{"name": "A"}`}[of]
+		path := "/admin/v1/" + strings.ReplaceAll(of, "_", "-") + "/import"
+		dry, done := a.operate(200, "POST", path+"?dry_run=true", "["+row+"]"), a.operate(201, "POST", path, "["+row+"]")
+		if dry["message"] != "An import would create "+want || done["message"] != "Imported "+want {
+			t.Errorf("got %v and %v, want %s", dry["message"], done["message"], want)
+		}
+	}
 	_, _, errs := a.run("first_name\n"+strings.Repeat("\"\"\n", 60), "contacts", "import", "--csv", "-")
 	if n := strings.Count(errs, "of the file (row"); n != maxRowFaults || !strings.Contains(errs, "and 10 more") || !strings.Contains(errs, "rows to correct: 60") {
 		t.Errorf("got %d rows in %s, want %d and how many more", n, errs, maxRowFaults)

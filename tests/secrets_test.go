@@ -376,7 +376,7 @@ func leakedLog(t *testing.T, data string, p *program.Server, live, other string,
 	if _, errs, exit := program.Run(t, "keys", "import", "--data", data, export, "--from", "litellm"); exit != 1 || !strings.Contains(errs, "--permission") {
 		t.Errorf("import without a permission: exit %d, %s", exit, errs)
 	}
-	if out, errs, exit := program.Run(t, "keys", "import", "--data", data, export, "--from", "litellm", "--permission", "all"); exit != 0 || !strings.Contains(out, "Imported 1 keys") || !strings.Contains(errs, "models has no counterpart") {
+	if out, errs, exit := program.Run(t, "keys", "import", "--data", data, export, "--from", "litellm", "--permission", "all"); exit != 0 || !strings.Contains(out, "Imported 1 key") || !strings.Contains(errs, "models has no counterpart") {
 		t.Errorf("import: exit %d, %s%s", exit, out, errs)
 	}
 	if _, errs, exit := program.Run(t, "keys", "import", "--data", data, export, "--from", "kong"); exit != 2 || !strings.Contains(errs, "unkey or litellm") {
