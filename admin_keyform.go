@@ -228,11 +228,11 @@ func (f *keyForm) fillMaps(key *Key, body *Body) error {
 	if err := body.Err(); err != nil {
 		return err
 	}
-	for name, value := range limits {
+	for _, name := range slices.Sorted(maps.Keys(limits)) { // so that of two mistakes always the same one is named
 		if key.Limits == nil {
 			key.Limits = map[string]int{}
 		}
-		if err := f.setLimit(key.Limits, name, value); err != nil {
+		if err := f.setLimit(key.Limits, name, limits[name]); err != nil {
 			return err
 		}
 	}
@@ -419,7 +419,7 @@ func readKeyQuery(q url.Values, rights *Policy) (f KeyFilter, err error) {
 		f.Sandbox = new(WantsSandbox(q))
 	}
 	if states := append(append([]string{""}, KeyStates()...), StatusLive, statusAny); !slices.Contains(states, f.Status) {
-		return f, ErrValidation.With("status must be one of%s; got %q.", strings.Join(states, " "), f.Status)
+		return f, ErrValidation.With("status must be one of %s; got %q.", strings.Join(states[1:], ", "), f.Status)
 	}
 	if f.Status == statusAny {
 		f.Status = ""
@@ -437,7 +437,7 @@ func readKeyQuery(q url.Values, rights *Policy) (f KeyFilter, err error) {
 		f.Unused = time.Duration(days) * 24 * time.Hour
 	}
 	if sorts := []string{"", "created", "name", "last_used", "expires", sortRequests, sortRefused}; !slices.Contains(sorts, f.Sort) {
-		return f, ErrValidation.With("sort must be one of%s; got %q.", strings.Join(sorts, " "), f.Sort)
+		return f, ErrValidation.With("sort must be one of %s; got %q.", strings.Join(sorts[1:], ", "), f.Sort)
 	}
 	switch order := q.Get("order"); order {
 	case "":

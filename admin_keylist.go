@@ -68,7 +68,7 @@ func (g keyTagger) Add(tx *Tx, tag string, f *KeyFilter) (err error) {
 	case tagStillSent:
 		f.Only = g.refusals.endedKeys()
 	default:
-		err = ErrValidation.With("tag must be one of %s; got %q.", strings.Join(keyTags(), " "), tag)
+		err = ErrValidation.With("tag must be one of %s; got %q.", strings.Join(keyTags(), ", "), tag)
 	}
 	return err
 }

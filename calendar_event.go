@@ -179,7 +179,7 @@ func statusFilter(status string) ([]Filter, error) {
 	case status == "":
 		return nil, nil
 	case !slices.Contains(eventStates(), status):
-		return nil, ErrValidation.With("status must be one of %v; got %q.", eventStates(), status)
+		return nil, ErrValidation.With("status must be one of %s; got %q.", strings.Join(eventStates(), ", "), status)
 	}
 	return []Filter{{"status", []byte(status)}}, nil
 }
@@ -374,10 +374,8 @@ func readEvent(b *Body, method string, e event) (event, error) {
 			}
 		}
 	}
-	for name, into := range map[string]*time.Time{"start_time": &e.Start, "end_time": &e.End} {
-		if err := readMoment(b, name, into); err != nil {
-			return e, err
-		}
+	if err := cmp.Or(readMoment(b, "start_time", &e.Start), readMoment(b, "end_time", &e.End)); err != nil {
+		return e, err
 	}
 	for _, text := range e.texts() {
 		b.String(text.name, text.most, text.into)
@@ -446,17 +444,17 @@ func readMoment(b *Body, name string, into *time.Time) error {
 	if !b.Given(name) {
 		return nil
 	}
-	bad := ErrDatetime.With("%s must be an ISO 8601 date and time, such as 2026-03-02T09:00:00Z.", name)
+	want := name + " must be an ISO 8601 date and time with a T between them, such as 2026-03-02T09:00:00Z"
 	text := ""
 	if raw := b.Raw(name); raw[0] != '"' {
-		return bad
+		return ErrDatetime.With("%s, in quotes.", want)
 	}
 	if b.String(name, AnyLength, &text); b.Err() != nil {
 		return b.Err()
 	}
 	t, ok := parseMoment(text)
 	if !ok {
-		return bad
+		return ErrDatetime.With("%s; got %q.", want, text)
 	}
 	*into = t
 	return nil

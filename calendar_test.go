@@ -51,6 +51,7 @@ func TestCalendar_CreateRefuses(t *testing.T) {
 		{`{"title": "x", "start_time": "2026-03-02T09:00:00Z", "end_time": null}`, 400, "missing_parameter", "end_time"},
 		{`{"title": "x", "start_time": "tomorrow", "end_time": "2026-03-02T09:45:00Z"}`, 400, "invalid_datetime_format", "start_time"},
 		{`{"title": "x", "start_time": "2026-03-02", "end_time": "2026-03-02T09:45:00Z"}`, 400, "invalid_datetime_format", "start_time"},
+		{`{"title": "x", "start_time": "2026-12-03 09:00:00", "end_time": "2026-03-02T09:45:00Z"}`, 400, "invalid_datetime_format", `with a T between them, such as 2026-03-02T09:00:00Z; got \"2026-12-03 09:00:00\".`},
 		{`{"title": "x", "start_time": "2026-03-02T09:00:00Z", "end_time": 7}`, 400, "invalid_datetime_format", "end_time"},
 		{`{"title": "x", "start_time": "2026-03-02T09:00:00Z", "end_time": "2026-03-02T09:00:00Z"}`, 400, "validation_error", "end_time"},
 		{`{"title": "x", "start_time": "2026-03-02T10:00:00+01:00", "end_time": "2026-03-02T09:00:00Z"}`, 400, "validation_error", "end_time"},
@@ -67,6 +68,14 @@ func TestCalendar_CreateRefuses(t *testing.T) {
 		if w.Code != tt.status || code(w) != tt.code || !strings.Contains(w.Body.String(), tt.want) {
 			t.Errorf("%s: got %d %s, want %d %s with %q", tt.body, w.Code, w.Body, tt.status, tt.code, tt.want)
 		}
+	}
+	for range 20 { // of two mistakes always the same one is named
+		if w := a.ask("POST", eventsPath+"/create", key, `{"title": "x", "end_time": "late", "start_time": "soon"}`); !strings.Contains(w.Body.String(), `"message":"start_time `) {
+			t.Fatalf("got %s, want start_time", w.Body)
+		}
+		a.refuse("POST", "/admin/v1/keys", `{"name": "x", "permissions": ["can_read_calls"], "limits": {"two": 5, "one": 5}}`, 400, "validation_error", `"one\"`)
+		a.refuse("PATCH", "/admin/v1/owners/1", `{"limits": {"two": 5, "one": 5}}`, 400, "validation_error", `"one\"`)
+		a.refuse("POST", "/admin/v1/teams/import?skip_duplicates=true&update_by=email", `[]`, 400, "validation_error", "update_by cannot be used for teams")
 	}
 	if v := object(t, a.ask("GET", eventsPath+"?start_date=2026-03-01", key, "").Body.String()); v["count"] != 0.0 {
 		t.Errorf("got %v events after refusals, want none", v["count"])

@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"latchkey/internal/clock"
@@ -249,7 +250,7 @@ func readCallFilter(q url.Values) (f callFilter, err error) {
 		words []string
 	}{{"status", callStates()}, {"type", callTypes()}} {
 		if value := q.Get(word.name); value != "" && !slices.Contains(word.words, value) {
-			return f, ErrValidation.With("%s must be one of %v; got %q.", word.name, word.words, value)
+			return f, ErrValidation.With("%s must be one of %s; got %q.", word.name, strings.Join(word.words, ", "), value)
 		}
 	}
 	return callFilter{q.Get("status"), q.Get("type"), q.Get("agent_id")}, nil

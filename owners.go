@@ -256,7 +256,8 @@ func (c *Owners) limit(tx *Tx, o owner, b *Body) error {
 	if limits = maps.Clone(limits); limits == nil {
 		limits = map[string]int{}
 	}
-	for name, value := range given {
+	for _, name := range slices.Sorted(maps.Keys(given)) { // so that of two mistakes always the same one is named
+		value := given[name]
 		if rule, ok := c.keyring.Rights().Limit(name); !ok || !rule.Owner {
 			return ErrValidation.With("limits: %q is not a limit of owners. The limits of owners are %s.", name,
 				strings.Join(c.keyring.Rights().LimitNames(func(l LimitRule) bool { return l.Owner }), ", "))
