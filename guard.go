@@ -150,16 +150,6 @@ func sentPath(u *url.URL) string {
 // differently in an address.
 func unclear(c rune) bool { return c <= ' ' || c == '#' || c == 0x7f }
 
-// ClipPath returns path for use in a message. If path is longer than 200 bytes, it returns the
-// first 200 and "...".
-func ClipPath(path string) string {
-	const limit = 200
-	if len(path) > limit {
-		return path[:limit] + "..."
-	}
-	return path
-}
-
 // RouteRow is a [[route]] section of the configuration file. It states which requests to another
 // API are accepted, which permission they need, and where they are sent.
 type RouteRow struct {

@@ -36,8 +36,13 @@ func NewRouter(rows []Row, plain func(*Error) http.Handler) (http.Handler, error
 	rows = withHead(rows)
 	unmatched := func(w http.ResponseWriter, r *http.Request) {
 		if methods := allowed(rows, r.URL.Path); len(methods) > 0 {
-			w.Header().Set("Allow", strings.Join(methods, ", "))
-			plain(ErrMethod).ServeHTTP(w, r)
+			allow := strings.Join(methods, ", ")
+			w.Header().Set("Allow", allow)
+			text := fmt.Sprintf("%s does not accept %s. It accepts %s.", ClipPath(r.URL.Path), r.Method, allow)
+			if below := below(rows, r.Method, r.URL.Path); len(below) > 0 {
+				text += fmt.Sprintf(" %s is accepted at %s.", r.Method, strings.Join(below, ", "))
+			}
+			plain(ErrMethod.With("%s", text)).ServeHTTP(w, r)
 			return
 		}
 		plain(ErrRoute).ServeHTTP(w, r)
@@ -89,6 +94,29 @@ func withHead(rows []Row) (all []Row) {
 		}
 	}
 	return all
+}
+
+// below returns the paths that accept a method and have one more segment than path, a literal such as
+// "create". Many APIs create and change a record at the path that only lists or reads it here.
+func below(rows []Row, method, path string) (paths []string) {
+	for _, row := range rows {
+		parts := segments(row.Path)
+		last := parts[len(parts)-1]
+		if row.Method == method && len(parts) == len(segments(path))+1 && !strings.HasPrefix(last, ":") && row.match(path+"/"+last) {
+			paths = append(paths, ClipPath(path)+"/"+last)
+		}
+	}
+	return paths
+}
+
+// ClipPath returns path for use in a message. If path is longer than 200 bytes, it returns the
+// first 200 and "...".
+func ClipPath(path string) string {
+	const limit = 200
+	if len(path) > limit {
+		return path[:limit] + "..."
+	}
+	return path
 }
 
 // segments returns the segments of a path that begins with a slash.

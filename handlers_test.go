@@ -195,6 +195,23 @@ func TestOnce_Concurrently(t *testing.T) {
 	}
 }
 
+// TestServer_WrongMethod wants the answer to a method at the wrong path to name the path that takes it.
+func TestServer_WrongMethod(t *testing.T) {
+	a := newTestApp(t)
+	_, key := a.key(everyPermission)
+	for _, tt := range []struct{ method, path, want string }{
+		{"POST", "/api/v1/contacts", "/api/v1/contacts does not accept POST. It accepts GET, HEAD. POST is accepted at /api/v1/contacts/create."},
+		{"PATCH", "/api/v1/contacts/7/", "/api/v1/contacts/7 does not accept PATCH. It accepts GET, HEAD. PATCH is accepted at /api/v1/contacts/7/update."},
+		{"POST", "/api/webhooks/", "/api/webhooks does not accept POST. It accepts GET, HEAD. POST is accepted at /api/webhooks/create."},
+		{"DELETE", "/api/v1/calls/5", "/api/v1/calls/5 does not accept DELETE. It accepts GET, HEAD."},
+	} {
+		w := askDoor(a.api, tt.method, tt.path, `{}`, "Authorization: Bearer "+key)
+		if got := object(t, w.Body.String())["message"]; w.Code != 405 || got != tt.want || w.Header().Get("Allow") != "GET, HEAD" {
+			t.Errorf("%s %s: got %d %v, want %s", tt.method, tt.path, w.Code, got, tt.want)
+		}
+	}
+}
+
 // TestRequest_NotJSON wants a message that says where the JSON ends, or that the body is a form. What is
 // JSON is read, whatever its type is called: some programs say that everything is a form.
 func TestRequest_NotJSON(t *testing.T) {

@@ -867,8 +867,6 @@ func (s *Server) plain(e *Error, admin bool) http.Handler {
 		answer := e
 		if e == ErrRoute {
 			answer = s.noEndpoint(r, admin)
-		} else if allow := w.Header().Get("Allow"); allow != "" {
-			answer = e.With("%s does not accept %s. It accepts %s.", ClipPath(r.URL.Path), r.Method, allow)
 		}
 		var err error = answer
 		s.end(x, &err)
