@@ -2,10 +2,14 @@ package reference
 
 import (
 	"encoding/json"
+	"fmt"
 	"maps"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
+
+	"latchkey/internal/figures"
 )
 
 // schema holds the parts of a JSON Schema that openapi.json uses and the reference shows.
@@ -25,6 +29,10 @@ type schema struct {
 	Default     any
 	Minimum     *float64
 	Maximum     *float64
+	MinLength   *int
+	MaxLength   *int
+	MinItems    *int
+	MaxItems    *int
 	Additional  json.RawMessage `json:"additionalProperties"`
 }
 
@@ -72,47 +80,126 @@ func (s schema) Type() []typePart {
 
 // member describes one member of an object.
 type member struct {
-	Name     string
+	Name     string // with the members that contain it, such as "phone_numbers[].phone_number"
+	Inner    bool   // whether another member contains it
 	Required bool
 	Type     []typePart
 	Note     string
 }
 
 // members returns the members of an object, or of the objects in an array. It returns required
-// members first and then optional members, both sorted by name.
+// members first and then optional members, both sorted by name. After a member whose objects have no
+// name of their own follow the members of these.
 func (s schema) members() (list []member) {
 	if s.Items != nil && s.Items.Ref == "" {
 		return s.Items.members()
 	}
+	return s.within("")
+}
+
+// within returns the members of an object. prefix is the name of the member that contains the object,
+// with a dot, or "".
+func (s schema) within(prefix string) (list []member) {
 	names := slices.Sorted(maps.Keys(s.Properties))
 	for _, required := range []bool{true, false} {
 		for _, name := range names {
-			if slices.Contains(s.Required, name) == required {
-				p := s.Properties[name]
-				list = append(list, member{Name: name, Required: required, Type: p.Type(), Note: p.Note()})
+			if slices.Contains(s.Required, name) != required {
+				continue
 			}
+			p := s.Properties[name]
+			list = append(list, member{Name: prefix + name, Inner: prefix != "", Required: required, Type: p.Type(), Note: p.Note()})
+			list = append(list, p.inner(prefix+name)...)
 		}
 	}
 	return list
 }
 
+// inner returns the members of the objects in a member called name. An object with a name of its own
+// has a section of its own, so its members are left out.
+func (s schema) inner(name string) (list []member) {
+	if s.Ref != "" {
+		return nil
+	}
+	for _, one := range s.OneOf {
+		list = append(list, one.inner(name)...)
+	}
+	if s.Items != nil {
+		list = append(list, s.Items.inner(name+"[]")...)
+	}
+	var other schema
+	if json.Unmarshal(s.Additional, &other) == nil { // otherwise there is none, or it is true or false
+		list = append(list, other.inner(name+".*")...)
+	}
+	return append(list, s.within(name+".")...)
+}
+
 // Note returns the description of the schema, its allowed values and an example.
 func (s schema) Note() string {
 	var notes []string
+	add := func(format string, values ...any) {
+		if text := fmt.Sprintf(format, values...); !strings.Contains(s.Description, text) {
+			notes = append(notes, text)
+		}
+	}
 	if s.Description != "" {
 		notes = append(notes, s.Description)
 	}
 	if len(s.Enum) > 0 {
-		notes = append(notes, "one of "+join(s.Enum))
+		add("one of %s", join(s.Enum))
 	}
 	if s.Const != nil {
-		notes = append(notes, "always "+join([]any{s.Const}))
+		add("always %s", join([]any{s.Const}))
 	}
+	if s.Default != nil {
+		add("default %s", join([]any{s.Default}))
+	}
+	s.addBounds(add)
 	if len(s.Examples) > 0 {
-		notes = append(notes, "such as "+join(s.Examples[:1]))
+		add("such as %s", join(s.Examples[:1]))
 	}
 	return strings.Join(notes, "; ")
 }
+
+// addBounds calls add with texts about the form and the bounds of a value. That a number is not
+// negative is left out.
+func (s schema) addBounds(add func(format string, values ...any)) {
+	switch s.Format {
+	case "date":
+		add("YYYY-MM-DD")
+	case "date-time":
+		add("a date and time")
+	case "uri":
+		add("a URL")
+	case "uuid":
+		add("a UUID")
+	}
+	switch {
+	case s.Minimum != nil && s.Maximum != nil:
+		add("%s to %s", number(*s.Minimum), number(*s.Maximum))
+	case s.Maximum != nil:
+		add("at most %s", number(*s.Maximum))
+	case s.Minimum != nil && *s.Minimum != 0:
+		add("at least %s", number(*s.Minimum))
+	}
+	for _, b := range []struct {
+		least, most *int
+		of          string
+	}{{s.MinLength, s.MaxLength, "characters"}, {s.MinItems, s.MaxItems, "entries"}} {
+		switch {
+		case b.least != nil && b.most != nil && *b.least == *b.most:
+			add("%s %s", figures.Grouped(*b.most), b.of)
+		case b.least != nil && b.most != nil && *b.least > 0:
+			add("%s to %s %s", figures.Grouped(*b.least), figures.Grouped(*b.most), b.of)
+		case b.most != nil:
+			add("at most %s %s", figures.Grouped(*b.most), b.of)
+		case b.least != nil && *b.least > 0:
+			add("not empty")
+		}
+	}
+}
+
+// number returns a number without an exponent.
+func number(n float64) string { return strconv.FormatFloat(n, 'f', -1, 64) }
 
 // join returns the values as JSON, separated by commas.
 func join(values []any) string {
