@@ -114,10 +114,13 @@ func TestContract_UnknownPath(t *testing.T) {
 		id, key := a.key(`["can_use"]`)
 		want := "No [[route]] of the configuration matches GET /report/today, so the request is refused."
 		if contract {
-			want = "No such endpoint: GET /report/today. Check the path. Those of the Klen AI API begin with /api/v1."
+			want = "No such endpoint: GET /report/today. Check the path. Those of the Klen AI API begin with /api/v1, see /reference."
 		}
 		if w := a.ask("GET", "/report/today", key, ""); w.Code != 404 || !strings.Contains(w.Body.String(), want) {
 			t.Errorf("contract %v: got %d %s, want %s", contract, w.Code, w.Body, want)
+		}
+		if w := a.ask("GET", "/admin/v1/keys", key, ""); w.Code != 404 || !strings.Contains(w.Body.String(), "No such endpoint: GET /admin/v1/keys. The admin endpoint is on another port, see the setting admin.listen.") {
+			t.Errorf("contract %v: got %d %s for an admin path at the API listener", contract, w.Code, w.Body)
 		}
 		if w := askDoor(a.local, "GET", "/report/today", ""); w.Code != 404 || !strings.Contains(w.Body.String(), "No such endpoint: GET /report/today. Check the path. Those for operators begin with /admin/v1.") {
 			t.Errorf("contract %v: got %d %s at the admin listener", contract, w.Code, w.Body)

@@ -164,10 +164,12 @@ func (s *Server) noEndpoint(r *http.Request, admin bool) *Error {
 	switch {
 	case admin:
 		return ErrRoute.With(unknown, r.Method, ClipPath(r.URL.Path), "for operators begin with /admin/v1")
+	case strings.HasPrefix(r.URL.Path, "/admin/"):
+		return ErrRoute.With("No such endpoint: %s %s. The admin endpoint is on another port, see the setting admin.listen.", r.Method, ClipPath(r.URL.Path))
 	case !s.o.Keyring.Rights().HasContract():
 		return NoRoute(r)
 	}
-	return ErrRoute.With(unknown, r.Method, ClipPath(r.URL.Path), "of the Klen AI API begin with /api/v1")
+	return ErrRoute.With(unknown, r.Method, ClipPath(r.URL.Path), "of the Klen AI API begin with /api/v1, see /reference")
 }
 
 // Ready returns nil if the server can serve requests. Otherwise it returns an error that
