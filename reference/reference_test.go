@@ -19,7 +19,7 @@ const small = `{"info": {"title": "Small", "summary": "It is small"}, "tags": [{
 		"responses": {"200": {"description": "It is changed"}}}},
 	"/admin/things": {"get": {"operationId": "list", "summary": "List things", "tags": ["things"], "responses": {}}}},
 	"components": {"schemas": {"Thing": {"type": "object", "required": ["name"], "properties": {
-		"name": {"type": ["string", "null"], "examples": ["it's"]}, "sizes": {"type": "array", "items": {"type": "integer"}, "maxItems": 9},
+		"name": {"type": ["string", "null"], "examples": ["it's"]}, "sizes": {"type": "array", "items": {"type": "integer", "minimum": 2}, "maxItems": 9},
 		"length": {"type": "integer", "minimum": 1, "maximum": 180, "default": 30}, "day": {"type": "string", "format": "date", "description": "of delivery"},
 		"word": {"type": "string", "maxLength": 1000}, "other": {"$ref": "#/components/schemas/Thing"},
 		"parts": {"type": ["array", "null"], "items": {"type": "object", "required": ["kind"], "properties": {
@@ -65,7 +65,7 @@ func TestHandler(t *testing.T) {
 		for _, want := range []string{
 			`curl -X PUT -H &#34;Authorization: Bearer $KEY&#34; &#34;http://api.example/things/7&#34; -d &#39;{&#34;name&#34;:&#34;it&#39;\&#39;&#39;s&#34;}&#39;`,
 			`<tr class="inner"><td data-head="Member"><span><code>parts[].kind</code> <span class="must soft">required</span>`, `<code>parts[].holes.*.deep</code>`,
-			`<span>default 30; 1 to 180</span>`, `<span>of delivery; YYYY-MM-DD</span>`, `<span>at most 1,000 characters</span>`, `<span>at most 9 entries</span>`,
+			`<span>default 30; 1 to 180</span>`, `<span>of delivery; YYYY-MM-DD</span>`, `<span>at most 1,000 characters</span>`, `<span>at most 9 entries; each: at least 2</span>`,
 			`<span>string or null</span>`, `<span>array of integer</span>`, `<span class="must soft">required</span>`, `<a href="#schema-Thing">Thing</a>`,
 		} {
 			if !strings.Contains(page, want) {

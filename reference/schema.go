@@ -154,6 +154,11 @@ func (s schema) Note() string {
 		add("default %s", join([]any{s.Default}))
 	}
 	s.addBounds(add)
+	if s.Items != nil {
+		if each := s.Items.Note(); each != "" && s.Items.Ref == "" {
+			add("each: %s", each)
+		}
+	}
 	if len(s.Examples) > 0 {
 		add("such as %s", join(s.Examples[:1]))
 	}
