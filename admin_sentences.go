@@ -79,6 +79,8 @@ var auditVerbs = map[string]auditVerb{
 	"POST /admin/v1/calls/:id/complete":         {kindChanged, "completed", "complete", false},
 	"POST /admin/v1/calls/:id/fail":             {kindChanged, "reported the failure of", "report the failure of", false},
 	"POST /admin/v1/calls/:id/heartbeat":        {kindOther, "extended the lease of", "extend the lease of", false},
+	"POST /admin/v1/sandbox/reset":              {kindDeleted, "emptied the sandbox of", "empty the sandbox of", false},
+	"DELETE /api/v1/key":                        {kindRevoked, "revoked", "revoke", false},
 	"PATCH /admin/v1/business-context":          {kindChanged, "changed the values of the business", "change the values of the business", true},
 	"GET /admin/v1/backup":                      {kindOther, "made a backup", "make a backup", true},
 	"log in":                                    {kindLogin, "logged in", "log in", true},
@@ -134,6 +136,23 @@ func verbOf(action string) auditVerb {
 	return auditVerb{kindOther, "read " + route, "read " + route, true}
 }
 
+// verb returns the verb of the sentence about an entry. It is that of the action, except for changes of an operator's login.
+func (e AuditEntry) verb() auditVerb {
+	if e.Action == "PATCH /admin/v1/operators/:id" {
+		password := slices.ContainsFunc(e.Changes, func(c Change) bool { return c.Object == e.Object && slices.Contains(c.Fields, "password") })
+		factors := slices.ContainsFunc(e.Changes, func(c Change) bool { return c.Did == kindDeleted && strings.HasPrefix(c.Object, "factor ") })
+		switch {
+		case password && factors:
+			return auditVerb{kindChanged, "reset the login of", "reset the login of", false}
+		case password:
+			return auditVerb{kindChanged, "set the password of", "set the password of", false}
+		case factors:
+			return auditVerb{kindChanged, "removed the second factors of", "remove the second factors of", false}
+		}
+	}
+	return verbOf(e.Action)
+}
+
 // actionKind returns the kind of an action.
 func actionKind(action string) string { return verbOf(action).Kind }
 
@@ -168,7 +187,7 @@ func (s *sentences) find(object string) namedObject {
 
 // Parts returns the sentence about an entry.
 func (s *sentences) Parts(e AuditEntry) []sentencePart {
-	verb, parts := verbOf(e.Action), s.actor(e.Actor)
+	verb, parts := e.verb(), s.actor(e.Actor)
 	say := func(format string, args ...any) {
 		parts = append(parts, sentencePart{Text: fmt.Sprintf(format, args...)})
 	}
@@ -264,8 +283,11 @@ func (s *sentences) object(e AuditEntry, object string) []sentencePart {
 func kindOfRoute(action string) string {
 	_, route, _ := strings.Cut(action, " /")
 	for _, segment := range slices.Backward(strings.Split(route, "/")) {
-		if segment == "do-not-call" {
+		switch segment {
+		case "do-not-call":
 			return "a number"
+		case "sandbox":
+			return "an owner"
 		}
 		if kind, many := strings.CutSuffix(segment, "s"); many && !strings.HasPrefix(segment, ":") {
 			article := "a "
@@ -290,12 +312,18 @@ func importedText(e AuditEntry) string {
 	return one + "s"
 }
 
+// loginFields are the fields of an operator that a sentence leaves out if its verb says what has become of the login.
+var loginFields = []string{"password", "changed_at", "initial", "recovery_codes"}
+
 // more returns what a sentence says in brackets about an entry, or "".
 func (e AuditEntry) more(verb auditVerb) string {
 	if e.Result == AuditRefused || len(e.Changes) == 0 {
 		return ""
 	}
 	c := e.Changes[0]
+	if i := slices.IndexFunc(e.Changes, func(c Change) bool { return c.Object == e.Object && c.Did == kindChanged }); i >= 0 {
+		c = e.Changes[i]
+	}
 	switch {
 	case verb.Kind == kindRotated && verb.Past == "rotated":
 		return overlapText(c, e.At)
@@ -307,7 +335,7 @@ func (e AuditEntry) more(verb auditVerb) string {
 	case verb.Kind == kindChanged && c.Did == kindChanged:
 		fields := []string{}
 		for _, name := range c.Fields {
-			if name != "updated_at" {
+			if name != "updated_at" && (verb.Past == "changed" || !slices.Contains(loginFields, name)) {
 				fields = append(fields, strings.ReplaceAll(name, "_", " "))
 			}
 		}

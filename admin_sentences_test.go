@@ -44,6 +44,9 @@ func TestSentences(t *testing.T) {
 		{"PATCH", "contacts/" + contact, `{"first_name": "Jon"}`, 200, "The control socket changed the contact " + contact + " (first name)"},
 		{"POST", "contacts/import", `[{"first_name": "A"}, {"first_name": "B"}]`, 201, "The control socket imported 2 contacts"},
 		{"DELETE", "contacts/" + contact, "", 200, "The control socket deleted the contact " + contact},
+		{"POST", "sandbox/reset", `{"owner": "new"}`, 200, "The control socket emptied the sandbox of the owner new"},
+		{"POST", "sandbox/reset", `{}`, 400, "The control socket tried to empty the sandbox of an owner and was refused: missing parameter"},
+		{"PATCH", "operators/1", `{"role": "admin", "password": "` + operatorPassword + ` 2"}`, 200, "The control socket set the password of the operator Ann (role)"},
 	} {
 		got := a.control(tt.method, v1+tt.path, tt.body)
 		if got.Code != tt.status {
@@ -93,9 +96,19 @@ func TestSentences_EveryAction(t *testing.T) {
 			t.Errorf("%s %s: got %+v", row.Method, row.Path, verb)
 		}
 	}
+	for _, row := range a.Server.o.Admin {
+		action := row.Method + " " + row.Path
+		verb, last := verbOf(action), row.Path[strings.LastIndexByte(row.Path, '/')+1:]
+		if row.Method != "GET" && !verb.Whole && kindOfRoute(action) == "something" {
+			t.Errorf("%s: the sentence ends with %q", action, verb.Past+" something")
+		}
+		if row.Method == "POST" && verb.Past == "created" && !strings.HasSuffix(last, "s") && last != "do-not-call" {
+			t.Errorf("%s creates nothing: give it a verb", action)
+		}
+	}
 	for action := range auditVerbs {
 		method, path, is := strings.Cut(action, " /")
-		if is && !slices.ContainsFunc(a.Server.o.Admin, func(r Route) bool { return r.Method == method && r.Path == "/"+path }) {
+		if is && !slices.ContainsFunc(slices.Concat(a.Server.o.Admin, a.routes.Keyed), func(r Route) bool { return r.Method == method && r.Path == "/"+path }) {
 			t.Errorf("%s: there is no such route", action)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -97,6 +98,7 @@ func (s *Sandboxes) reset(w http.ResponseWriter, r *Request) error {
 		total += n
 	}
 	deed := r.Deed()
+	deed.Object = ownerTable.Audit.Object + " " + strconv.FormatUint(owner, 10)
 	deed.Detail = map[string]any{"owner": name, "records": total}
 	err = s.store.Update(func(tx *Tx) error {
 		_, err := clearSandbox(tx, owner) // what was added meanwhile
