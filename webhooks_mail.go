@@ -10,17 +10,19 @@ import (
 	"unicode"
 )
 
-// mailBatch is the events of one type for the next mail about them. It stays when the mail has been sent.
+// mailBatch is the events of one type for the next mail about them. Those about sandbox keys have batches of their own, so that a
+// mail about what is live does not wait for one of them. It stays when the mail has been sent.
 type mailBatch struct {
-	Type   string     `json:"type"`             // of the events, such as "key.expiring"
-	Number uint64     `json:"number"`           // of the next mail of this type
-	Count  int        `json:"count"`            // number of events that wait
-	Lines  []mailLine `json:"lines,omitempty"`  // the first of them
-	Since  time.Time  `json:"since,omitzero"`   // of the first of them
-	Due    time.Time  `json:"due,omitzero"`     // when the mail may be sent, on the service clock
-	Tries  int        `json:"tries,omitempty"`  // attempts at this mail
-	Failed time.Time  `json:"failed,omitzero"`  // of the first of these attempts; zero: none failed
-	Reason string     `json:"reason,omitempty"` // why the last of them failed
+	Type    string     `json:"type"`              // of the events, such as "key.expiring"
+	Sandbox bool       `json:"sandbox,omitempty"` // they are about sandbox keys
+	Number  uint64     `json:"number"`            // of the next mail of this type
+	Count   int        `json:"count"`             // number of events that wait
+	Lines   []mailLine `json:"lines,omitempty"`   // the first of them
+	Since   time.Time  `json:"since,omitzero"`    // of the first of them
+	Due     time.Time  `json:"due,omitzero"`      // when the mail may be sent, on the service clock
+	Tries   int        `json:"tries,omitempty"`   // attempts at this mail
+	Failed  time.Time  `json:"failed,omitzero"`   // of the first of these attempts; zero: none failed
+	Reason  string     `json:"reason,omitempty"`  // why the last of them failed
 }
 
 // mailLine is what a mail says about an event.
@@ -43,7 +45,15 @@ func mailDelays() []time.Duration {
 	return []time.Duration{time.Minute, 5 * time.Minute, 15 * time.Minute, time.Hour}
 }
 
-var mailTable = Table[mailBatch]{Name: "mails", Key: func(b mailBatch) []byte { return []byte(b.Type) }}
+var mailTable = Table[mailBatch]{Name: "mails", Key: func(b mailBatch) []byte { return []byte(b.name()) }}
+
+// name returns the name of the batch, such as "key.expiring" or "key.expiring.sandbox".
+func (b *mailBatch) name() string {
+	if b.Sandbox {
+		return b.Type + ".sandbox"
+	}
+	return b.Type
+}
 
 // MailTables returns the table of what waits to be mailed, for checks of the store.
 func MailTables() []Checked { return []Checked{&mailTable} }
@@ -54,11 +64,13 @@ func addMail(tx *Tx, e WebhookEvent) error {
 	if !e.Operator || !slices.Contains(tx.Mails, e.Type) {
 		return nil
 	}
-	b, err := mailTable.Get(tx, []byte(e.Type))
+	key, _ := e.Body["key"].(map[string]any)
+	of := mailBatch{Type: e.Type, Sandbox: key["sandbox"] == true}
+	b, err := mailTable.Get(tx, []byte(of.name()))
 	if err != nil && !errors.Is(err, ErrNotFound) {
 		return err
 	}
-	if b.Type = e.Type; b.Count == 0 {
+	if b.Type, b.Sandbox = of.Type, of.Sandbox; b.Count == 0 {
 		b.Since = e.At
 	}
 	b.Count++
@@ -71,12 +83,12 @@ func addMail(tx *Tx, e WebhookEvent) error {
 // settleMail stores the outcome of an attempt at the mail that sent has. problem is "" if the mail was sent. now is the wall
 // clock, and moment the service clock. It changes nothing if another attempt has sent the mail meanwhile.
 func settleMail(tx *Tx, sent mailBatch, problem string, now, moment time.Time) error {
-	b, err := mailTable.Get(tx, []byte(sent.Type))
+	b, err := mailTable.Get(tx, []byte(sent.name()))
 	if err != nil || b.Number != sent.Number {
 		return err
 	}
 	if problem == "" {
-		rest := mailBatch{Type: b.Type, Number: b.Number + 1, Count: b.Count - sent.Count, Lines: b.Lines[len(sent.Lines):], Due: moment.Add(mailsApart)}
+		rest := mailBatch{Type: b.Type, Sandbox: b.Sandbox, Number: b.Number + 1, Count: b.Count - sent.Count, Lines: b.Lines[len(sent.Lines):], Due: moment.Add(mailsApart)}
 		if rest.Count > 0 {
 			rest.Since = now
 		}
@@ -149,6 +161,9 @@ func (b *mailBatch) subject() string {
 		about[line.About] = true
 	}
 	words := mailSubjects[b.Type]
+	if b.Sandbox {
+		words = [2]string{"sandbox " + words[0], "sandbox " + words[1]}
+	}
 	switch n := len(about); {
 	case b.Count > len(b.Lines):
 		return fmt.Sprintf("Latchkey: %d or more %s", n, words[1])
@@ -196,7 +211,7 @@ func lineOf(e WebhookEvent) mailLine {
 		}
 	}
 	facts := slices.Concat(
-		fact("key", "owner", "environment", "expires_at"), fact("limit", "name", "used", "limit"), fact("use", "network", "client", "carrier"),
+		fact("key", "owner", "environment", "expires_at"), limitText(e.Body["limit"]), fact("use", "network", "client", "carrier"),
 		fact("token", "expires_at"), fact("operator", "way", "by"), fact("disk", "free_bytes", "mark_bytes"),
 	)
 	if owner, ok := e.Body["owner"].(map[string]any); ok {
@@ -220,6 +235,19 @@ func lineOf(e WebhookEvent) mailLine {
 		text += ": " + strings.Join(facts, ", ")
 	}
 	return mailLine{cmp.Or(about, e.Type), clip(text, maxMailLine)}
+}
+
+// limitText returns what a mail says about the limit of an event, such as "limit requests_per_minute_limit of 60, used 48".
+func limitText(v any) (list []string) {
+	facts, ok := v.(map[string]any)
+	if !ok {
+		return nil
+	}
+	list = append(list, fmt.Sprintf("limit %s of %s", plainFact(facts["name"]), plainFact(facts["limit"])))
+	if used := plainFact(facts["used"]); used != "" {
+		list = append(list, "used "+used)
+	}
+	return list
 }
 
 // plainFact returns a fact of an event as text on one line, or "" if it has none.

@@ -160,6 +160,27 @@ func TestMail_Batches(t *testing.T) {
 	m.mailed(a, "nothing new")
 }
 
+// TestMail_Sandbox has events about sandbox keys before and after those about a live key: they are mailed apart, so the mail about what is
+// live comes at once.
+func TestMail_Sandbox(t *testing.T) {
+	m := newMailbox(t)
+	a := mailApp(t, m, KeyPaused)
+	pause := func(id string) { t.Helper(); a.operate(200, "POST", "/admin/v1/keys/"+id+"/pause", "") }
+	first, _ := a.key(everyPermission, `"sandbox": true`)
+	second, _ := a.key(everyPermission, `"sandbox": true`)
+	live, _ := a.key(everyPermission)
+	pause(first)
+	m.mailed(a, "a sandbox key", "Latchkey: 1 sandbox key was paused")
+	pause(live)
+	pause(second)
+	if text := m.mailed(a, "a live key", "Latchkey: 1 key was paused"); strings.Contains(text[0], first) || strings.Contains(text[0], second) {
+		t.Errorf("got %s, want no sandbox key in it", text[0])
+	}
+	a.restart()
+	a.clocks.Pass(mailsApart)
+	m.mailed(a, "an hour later", "Latchkey: 1 sandbox key was paused")
+}
+
 // TestMail_Failing has the mail server refuse mails for a while.
 func TestMail_Failing(t *testing.T) {
 	m := newMailbox(t)
@@ -275,7 +296,7 @@ func TestMail_Alone(t *testing.T) {
 		t.Fatal(err)
 	}
 	text := strings.Join(m.mailed(a, "uses", "Latchkey: 1 key reached a limit", "Latchkey: 1 key was sent in a URL"), "")
-	for _, want := range []string{"name requests_per_minute_limit, limit 2", "network 192.0.2.0/24, client 192.0.2.1, carrier query"} {
+	for _, want := range []string{"limit requests_per_minute_limit of 2", "network 192.0.2.0/24, client 192.0.2.1, carrier query"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("got %s, want %q in it", text, want)
 		}

@@ -102,7 +102,7 @@ func (m *Mailer) sendDue() error {
 		}
 		now := m.o.Clock.Now()
 		problem := m.send(m.ctx, smtpmail.Message{
-			Subject: b.subject(), Text: b.text(m.o.Dashboard), ID: fmt.Sprintf("%s.%d.%s", b.Type, b.Number, m.o.Store.ID()), At: now,
+			Subject: b.subject(), Text: b.text(m.o.Dashboard), ID: fmt.Sprintf("%s.%d.%s", b.name(), b.Number, m.o.Store.ID()), At: now,
 		})
 		if m.ctx.Err() != nil {
 			return nil
