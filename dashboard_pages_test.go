@@ -240,6 +240,9 @@ func TestKeyPages_Create(t *testing.T) {
 	b := newDashboard(t)
 	page := b.tells("/keys/new?name=ci&note=GitHub&perm=can_read_calls,can_read_agents&limit.calls_per_day_limit=7&environment=test&expiry=30d&ips=192.0.2.1",
 		`value="ci"`, `value="GitHub"`, `value="can_read_agents" data-says="read agents" checked`, `value="7"`, `<option value="30d" selected>`, "Scheduler")
+	if strings.Index(page, `name="expiry"`) > strings.Index(page, `<details class="options"`) || !strings.Contains(b.tells("/keys/new?expiry=30d"), `<details class="options">`) {
+		t.Error("Expires is under More options")
+	}
 	if n := strings.Count(page, " checked>"); n != 2 {
 		t.Errorf("got %d permissions ticked, want 2", n)
 	}

@@ -172,8 +172,8 @@ func (k *keyPages) copyOf(v *pageRequest, id string) (url.Values, *Fault) {
 func optionsSet(form url.Values) bool {
 	for name, values := range form {
 		_, limit := strings.CutPrefix(name, "limit.")
-		option := limit || slices.Contains([]string{"note", "environment", "owner", "sandbox", "ips", "objects", "query", "expires"}, name)
-		if option && strings.Join(values, "") != "" || name == "expiry" && form.Get(name) != "90d" {
+		option := limit || slices.Contains([]string{"note", "environment", "owner", "sandbox", "ips", "objects", "query"}, name)
+		if option && strings.Join(values, "") != "" {
 			return true
 		}
 	}
@@ -212,7 +212,7 @@ func (k *keyPages) askKey(v *pageRequest, fault *Fault, form url.Values) {
 			}
 		}
 	}
-	f.Options = optionsSet(form) || len(f.Facts) > 0 && f.Facts["name"].Fault == "" && f.Facts["permission"].Fault == ""
+	f.Options = optionsSet(form) || len(f.Facts) > 0 && f.Facts["name"].Fault == "" && f.Facts["permission"].Fault == "" && f.Facts["expires"].Fault == ""
 	page.Data = f
 	v.show(status, "newkey", page)
 }
