@@ -301,7 +301,7 @@ type readmeShell struct {
 func (s *readmeShell) run(line string) {
 	s.t.Helper()
 	if name, ok := strings.CutPrefix(strings.TrimSpace(line), "export "); ok {
-		s.environment = append(s.environment, name)
+		s.environment = append(s.environment, strings.ReplaceAll(name, "$PWD", s.dir))
 		return
 	}
 	cmd := exec.Command("sh", "-c", s.replacer.Replace(line))
