@@ -110,7 +110,7 @@ func (s *session) addUsageErrors(c *cli.Command) {
 			if err := checkFlags(c); err != nil {
 				return err
 			}
-			return run(ctx, c)
+			return s.announceOwners(ctx, c, run)
 		}
 	}
 	for _, sub := range c.Commands {

@@ -117,7 +117,7 @@ func (s *session) flagValues(ctx context.Context, c *cli.Command, flag cli.Flag)
 	case name == "agent":
 		return s.records(ctx, c, source{"agents", "agents", "id", "name"})
 	case name == "permission":
-		list = append(s.records(ctx, c, source{"permissions", "permissions", "name", "label"}), proposal{"all", "all built-in ones except can_verify_keys"})
+		list = append(s.records(ctx, c, source{"permissions", "permissions", "name", "label"}), proposal{"all", strings.TrimPrefix(allPermissions, `"all" for `)})
 	case name == "limit" && !number:
 		for _, limit := range s.records(ctx, c, source{"limits", "limits", "name", "label"}) {
 			list = append(list, proposal{limit.word + "=", limit.description})
@@ -137,6 +137,8 @@ func (s *session) argumentValues(ctx context.Context, c *cli.Command) []proposal
 		return s.keyNames(ctx, c)
 	case c.ArgsUsage == "NAME", c.ArgsUsage == "NAME ROLE":
 		return s.records(ctx, c, source{"operators", "operators", "name", "id"})
+	case c.ArgsUsage == "OWNER":
+		return s.records(ctx, c, source{"owners", "owners", "name", "id"}, source{"owners", "owners", "id", "name"})
 	case c.ArgsUsage != "ID":
 		return nil
 	case path[0] == "admin":

@@ -45,7 +45,7 @@ type foreignReader struct {
 
 // foreignOptions are the options of readForeignKeys.
 type foreignOptions struct {
-	words       Words
+	words       Words     // with the permissions that the server has
 	permissions []string  // for each key that has no permission known here
 	now         time.Time // keys that have expired by now are left out
 }

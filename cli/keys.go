@@ -28,6 +28,7 @@ func (s *session) keysCommand() *cli.Command {
 		s.showsOnce(&cli.Command{Name: "create", Usage: "create a key and show it once", Action: s.createKey,
 			Flags: append(keyFlags(), &cli.BoolFlag{Name: "sandbox", Usage: "create a sandbox key, which neither sees nor changes live records"}), Description: `Examples:
   latchkey keys create --name ci --permission can_read_calls
+  latchkey keys create --name reader --permission can_read_reports
   latchkey keys create --name caller --limit calls_per_day_limit=20 \
     --permission can_read_agents,can_initiate_calls
   latchkey keys create --name door --permission all --json \
@@ -88,13 +89,16 @@ const keyNames = `KEY is the id of a key, its name, or its hint such as klen_...
 several keys have the name or the hint, a command lists their ids and changes
 nothing.`
 
+// allPermissions explains the value "all" of --permission.
+const allPermissions = "\"all\" for those of the Klen AI API, or if that is off for each [[permission]]"
+
 func keyFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringFlag{Name: "name", Usage: "what the key is for"},
 		&cli.StringFlag{Name: "ref", Usage: "unique name of the key in files for latchkey apply, such as billing/ci"},
-		&cli.StringSliceFlag{Name: "permission", Usage: "permission (repeatable); \"all\" for all built-in ones except can_verify_keys"},
+		&cli.StringSliceFlag{Name: "permission", Usage: "permission (repeatable); " + allPermissions},
 		&cli.StringSliceFlag{Name: "limit", Usage: "`NAME=NUMBER`, or NAME=default"},
-		&cli.StringFlag{Name: "owner", Usage: "owner for whom the key acts"},
+		&cli.StringFlag{Name: "owner", Usage: "owner for whom the key acts; a new name makes a new owner"},
 		&cli.StringFlag{Name: "environment", Usage: "environment of the key, such as live or test"},
 		&cli.StringSliceFlag{Name: "allowed-ip", Usage: "address or range from which the key is accepted (repeatable); default: any address"},
 		&cli.StringSliceFlag{Name: "resource", Usage: "`KIND=ID,ID`: only these agents, contacts or teams exist for the key (repeatable); none: no limit"},
@@ -106,15 +110,12 @@ func keyFlags() []cli.Flag {
 
 // keyBody returns the request body for creating or changing a key: the members that the flags set.
 // A relative --expires counts from now.
-func (s *session) keyBody(c *cli.Command, now time.Time) (map[string]any, error) {
+func (s *session) keyBody(ctx context.Context, c *cli.Command, now time.Time) (map[string]any, error) {
 	body := map[string]any{}
 	for _, name := range []string{"name", "ref", "owner", "environment"} {
 		if c.IsSet(name) {
 			body[name] = c.String(name)
 		}
-	}
-	if c.IsSet("permission") {
-		body["permissions"] = s.permissionNames(c)
 	}
 	if c.IsSet("allowed-ip") {
 		body["allowed_ips"] = c.StringSlice("allowed-ip")
@@ -157,6 +158,11 @@ func (s *session) keyBody(c *cli.Command, now time.Time) (map[string]any, error)
 		}
 		body["expires_at"] = at
 	}
+	if c.IsSet("permission") { // last, because it may ask the server
+		if body["permissions"], err = s.permissionNames(ctx, c); err != nil {
+			return nil, err
+		}
+	}
 	return body, nil
 }
 
@@ -180,11 +186,68 @@ func limitFlag(c *cli.Command) (map[string]any, error) {
 }
 
 // permissionNames returns the permissions that --permission names. If the only name is "all", it
-// returns Words.Ordinary.
-func (s *session) permissionNames(c *cli.Command) []string {
+// asks the server which these are.
+func (s *session) permissionNames(ctx context.Context, c *cli.Command) ([]string, error) {
 	names := c.StringSlice("permission")
-	if len(names) == 1 && names[0] == "all" {
-		return s.env.Words.Ordinary
+	if len(names) != 1 || names[0] != "all" {
+		return names, nil
+	}
+	_, all, err := s.serverPermissions(ctx, c)
+	if err == nil && len(all) == 0 {
+		err = errors.New("--permission all means each [[permission]] of the configuration, which has none; add one, or name another permission")
+	}
+	return all, err
+}
+
+// serverPermissions returns the names of the permissions that the server has. all has those that
+// --permission all means: the permissions of the contract, or if the server has none of them, those
+// that its configuration defines.
+func (s *session) serverPermissions(ctx context.Context, c *cli.Command) (names, all []string, err error) {
+	answer, err := s.call(ctx, c, Request{http.MethodGet, "/admin/v1/permissions", nil})
+	if err != nil {
+		return nil, nil, err
+	}
+	names, all = s.readPermissions(answer)
+	return names, all, nil
+}
+
+// readPermissions returns the names in a list of permissions of the server, as serverPermissions does.
+func (s *session) readPermissions(answer map[string]any) (names, all []string) {
+	var own []string
+	list, _ := answer["permissions"].([]any)
+	for _, v := range list {
+		row, _ := v.(map[string]any)
+		name, _ := row["name"].(string)
+		names = append(names, name)
+		if row["own"] == true {
+			own = append(own, name)
+		} else if slices.Contains(s.env.Words.Ordinary, name) {
+			all = append(all, name)
+		}
+	}
+	if len(all) == 0 {
+		all = own
+	}
+	return names, all
+}
+
+// knownPermissions returns the names of the permissions for a message: those of the server, or the
+// built-in ones if no server answers within some seconds. It does not open the data folder.
+func (s *session) knownPermissions(ctx context.Context, c *cli.Command) []string {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if c.String("url") != "" {
+		if names, _, err := s.serverPermissions(ctx, c); err == nil {
+			return names
+		}
+		return s.env.Words.Permissions
+	}
+	var names []string
+	for _, p := range s.records(ctx, c, source{"permissions", "permissions", "name", "label"}) {
+		names = append(names, p.word)
+	}
+	if names == nil {
+		return s.env.Words.Permissions
 	}
 	return names
 }
@@ -206,10 +269,14 @@ func expiry(text string, now time.Time) (string, error) {
 }
 
 func (s *session) createKey(ctx context.Context, c *cli.Command) error {
-	if c.String("name") == "" || !c.IsSet("permission") {
-		return misused(c, fmt.Errorf("--name and --permission are needed; permissions are all, %s", strings.Join(s.env.Words.Permissions, ", ")))
+	switch named, permitted := c.String("name") != "", c.IsSet("permission"); {
+	case !permitted:
+		needed := map[bool]string{true: "--permission is needed", false: "--name and --permission are needed"}[named]
+		return misused(c, fmt.Errorf("%s; permissions are all, %s", needed, strings.Join(s.knownPermissions(ctx, c), ", ")))
+	case !named:
+		return misused(c, errors.New("--name is needed: what the key is for"))
 	}
-	body, err := s.keyBody(c, time.Now())
+	body, err := s.keyBody(ctx, c, time.Now())
 	if err != nil {
 		return err
 	}
@@ -242,7 +309,7 @@ func (s *session) base(ctx context.Context, c *cli.Command) string {
 }
 
 func (s *session) updateKey(ctx context.Context, c *cli.Command) error {
-	body, err := s.keyBody(c, time.Now())
+	body, err := s.keyBody(ctx, c, time.Now())
 	if err != nil {
 		return err
 	}
@@ -484,7 +551,14 @@ func (s *session) importKeys(ctx context.Context, c *cli.Command) error {
 		return interrupted(ctx, err, "nothing was imported")
 	}
 	if from != "" {
-		keys, err := readForeignKeys(from, u.data, foreignOptions{s.env.Words, s.permissionNames(c), time.Now()})
+		o := foreignOptions{words: s.env.Words, now: time.Now()}
+		if o.permissions, err = s.permissionNames(ctx, c); err != nil {
+			return err
+		}
+		if o.words.Permissions, _, err = s.serverPermissions(ctx, c); err != nil {
+			return err
+		}
+		keys, err := readForeignKeys(from, u.data, o)
 		if err != nil {
 			return fmt.Errorf("%s: %w", u.file, err)
 		}

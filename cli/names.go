@@ -105,6 +105,68 @@ func (s *session) keysNamed(ctx context.Context, c *cli.Command, text string) (f
 	return found, nil
 }
 
+// ownerNames explains how the commands name an owner.
+const ownerNames = "OWNER is the id of an owner, or its name. A number is an id."
+
+// ownerNamed returns the id of the owner with this name, or "" if there is none.
+func (s *session) ownerNamed(ctx context.Context, c *cli.Command, name string) (string, error) {
+	for page, pages := 1, 1; page <= pages; page++ {
+		query := url.Values{"limit": {"1000"}, "page": {strconv.Itoa(page)}, "search": {name}}
+		answer, err := s.call(ctx, c, Request{http.MethodGet, "/admin/v1/owners?" + query.Encode(), nil})
+		if err != nil {
+			return "", err
+		}
+		pages = whole(answer["pages"])
+		rows, _ := answer["owners"].([]any)
+		for _, v := range rows {
+			if owner, _ := v.(map[string]any); owner["name"] == name {
+				return cell(owner["id"]), nil
+			}
+		}
+	}
+	return "", nil
+}
+
+// oneOwnerPath returns the URL path of the owner that the argument of the command names.
+func (s *session) oneOwnerPath(ctx context.Context, c *cli.Command) (string, error) {
+	text, err := oneArgument(c)
+	if err != nil {
+		return "", err
+	}
+	id := text
+	if strings.Trim(text, "0123456789") != "" {
+		if id, err = s.ownerNamed(ctx, c, text); err == nil && id == "" {
+			err = fmt.Errorf("there is no owner with the id or name %q; list them with: latchkey owners list", text)
+		}
+	}
+	return "/admin/v1/owners/" + url.PathEscape(id), err
+}
+
+// announceOwners runs a command. If it creates or changes a record, announceOwners then writes to
+// standard error which of the owners that its flags name are new: a name may have a typing error.
+func (s *session) announceOwners(ctx context.Context, c *cli.Command, run cli.ActionFunc) error {
+	var missing []string
+	if c.Name == "create" || c.Name == "update" {
+		for _, name := range append([]string{c.String("owner")}, c.StringSlice("member")...) {
+			if name = strings.TrimSpace(name); name == "" {
+				continue
+			}
+			if id, err := s.ownerNamed(ctx, c, name); err == nil && id == "" {
+				missing = append(missing, name)
+			}
+		}
+	}
+	if err := run(ctx, c); err != nil {
+		return err
+	}
+	for _, name := range missing {
+		if id, err := s.ownerNamed(ctx, c, name); err == nil && id != "" {
+			_, _ = fmt.Fprintf(s.env.Stderr, "Made the owner %s (%s).\n", cell(name), id)
+		}
+	}
+	return nil
+}
+
 // oneKeyPath returns the URL path of the key that the argument of the command names.
 func (s *session) oneKeyPath(ctx context.Context, c *cli.Command) (string, error) {
 	text, err := oneArgument(c)

@@ -71,7 +71,7 @@ func (s *session) resourceCommands() []*cli.Command {
 			{"model", "model", "language model", 's'},
 			{"voice", "voice_id", "voice", 's'},
 			{"team", "team_id", "id of a team", 'n'},
-			{"owner", "owner", "owner of the record", 's'},
+			{"owner", "owner", "owner of the record; a new name makes a new owner", 's'},
 		}},
 		{"contacts", "contacts", "contacts", "contacts, the people to call", []string{"id", "full_name", "email", "company", "stage", "status", "owner"}, []field{
 			{"first-name", "first_name", "first name", 's'},
@@ -83,19 +83,19 @@ func (s *session) resourceCommands() []*cli.Command {
 			{"status", "status", "status, such as not_contacted", 's'},
 			{"tag", "tags", "tag (repeatable)", 'l'},
 			{"team", "team_id", "id of a team", 'n'},
-			{"owner", "owner", "owner of the record", 's'},
+			{"owner", "owner", "owner of the record; a new name makes a new owner", 's'},
 		}},
 		{"teams", "teams", "teams", "teams, whose members see the records of the team", []string{"id", "name", "members"}, []field{
 			{"name", "name", "name of the team", 's'},
-			{"member", "members", "owner in the team (repeatable)", 'l'},
+			{"member", "members", "owner in the team (repeatable); a new name makes a new owner", 'l'},
 		}},
-		{"owners", "owners", "owners", "owners, for whom keys act, and their wallets", []string{"id", "name", "balance", "rate", "storage"}, []field{
+		{"owners", "owners", "owners", "owners, for whom keys act, and their wallets", []string{"id", "name", "balance", "rate", "storage", "own_limits"}, []field{
 			{"name", "name", "name of the owner", 's'},
 			{"balance", "balance", "balance of the wallet; without it no call is refused", 'n'},
 			{"rate", "rate", "price of a minute of a call, and the lowest balance with which a call starts", 'n'},
 		}},
 		{"schedules", "schedules", "schedules", "schedules, the times when owners are available; set the times with import", []string{"id", "owner", "time_zone", "buffer_minutes", "notice_minutes"}, []field{
-			{"owner", "owner", "owner of the record", 's'},
+			{"owner", "owner", "owner of the record; a new name makes a new owner", 's'},
 			{"time-zone", "time_zone", "time zone, such as Europe/Berlin", 's'},
 			{"buffer", "buffer_minutes", "minutes to keep free before and after every event", 'n'},
 			{"notice", "notice_minutes", "minutes from now to the earliest free slot", 'n'},
@@ -107,7 +107,7 @@ func (s *session) resourceCommands() []*cli.Command {
 			{"context", "context_type", "what the variable describes: contact or business", 's'},
 			{"description", "description", "description", 's'},
 			{"option", "select_options", "allowed value of a select (repeatable)", 'l'},
-			{"owner", "owner", "owner of the record", 's'},
+			{"owner", "owner", "owner of the record; a new name makes a new owner", 's'},
 		}},
 		{"do-not-call", "do-not-call", "do_not_call", "phone numbers that are never called", []string{"id", "phone_number", "reason", "created_at"}, []field{
 			{"phone", "phone_number", "phone number, such as +4930555044", 's'},
@@ -133,7 +133,7 @@ func (s *session) events() *cli.Command {
 		{"location", "location", "place of the event", 's'},
 		{"agent", "ai_agent_id", "id of an agent", 'n'},
 		{"team", "team_id", "id of a team", 'n'},
-		{"owner", "owner", "owner of the record", 's'},
+		{"owner", "owner", "owner of the record; a new name makes a new owner", 's'},
 	}}
 	return &cli.Command{Name: "events", Usage: "create, list and cancel events of the calendar", Commands: []*cli.Command{
 		s.create(r), s.listSpaces(r),
@@ -466,14 +466,14 @@ func (s *session) printVersion(c *cli.Command) error {
 // updateOwnerCommand returns the command that changes an owner.
 func (s *session) updateOwnerCommand() *cli.Command {
 	return &cli.Command{
-		Name: "update", Usage: "change an owner's wallet, storage, or the limits that all its keys share", ArgsUsage: "ID",
+		Name: "update", Usage: "change an owner's wallet, storage, or the limits that all its keys share", ArgsUsage: "OWNER",
 		Flags: []cli.Flag{
 			&cli.StringSliceFlag{Name: "limit", Usage: "`NAME=NUMBER`, with 0 for no limit, or NAME=default"},
 			&cli.StringFlag{Name: "balance", Usage: "balance of the wallet, or none to remove it"},
 			&cli.StringFlag{Name: "storage", Usage: "how much the owner's records may need, such as 512MiB; none for no limit, or default"},
 			&cli.StringFlag{Name: "rate", Usage: "price of a minute of a call, and the lowest balance with which a call starts"},
 		},
-		Description: "Example:\n  latchkey owners update 2 --limit owner_requests_per_minute_limit=600",
+		Description: ownerNames + "\n\nExample:\n  latchkey owners update ann --limit owner_requests_per_minute_limit=600",
 		Action:      s.updateOwner,
 	}
 }
@@ -498,13 +498,13 @@ func storageFlag(c *cli.Command) (any, error) {
 // showOwnerCommand returns the command that prints an owner.
 func (s *session) showOwnerCommand() *cli.Command {
 	return &cli.Command{
-		Name: "show", Usage: "print an owner with its storage and limits", ArgsUsage: "ID",
+		Name: "show", Usage: "print an owner with its storage and limits", ArgsUsage: "OWNER", Description: ownerNames,
 		Action: func(ctx context.Context, c *cli.Command) error {
-			id, err := oneArgument(c)
+			path, err := s.oneOwnerPath(ctx, c)
 			if err != nil {
 				return err
 			}
-			owner, err := s.call(ctx, c, Request{http.MethodGet, "/admin/v1/owners/" + url.PathEscape(id), nil})
+			owner, err := s.call(ctx, c, Request{http.MethodGet, path, nil})
 			if err != nil {
 				return err
 			}
@@ -514,8 +514,7 @@ func (s *session) showOwnerCommand() *cli.Command {
 }
 
 func (s *session) updateOwner(ctx context.Context, c *cli.Command) error {
-	id, err := oneArgument(c)
-	if err != nil {
+	if _, err := oneArgument(c); err != nil {
 		return err
 	}
 	body := map[string]any{}
@@ -545,7 +544,11 @@ func (s *session) updateOwner(ctx context.Context, c *cli.Command) error {
 	if len(body) == 0 {
 		return misused(c, errors.New("nothing to change: name at least one flag"))
 	}
-	owner, err := s.call(ctx, c, Request{http.MethodPatch, "/admin/v1/owners/" + url.PathEscape(id), body})
+	path, err := s.oneOwnerPath(ctx, c)
+	if err != nil {
+		return err
+	}
+	owner, err := s.call(ctx, c, Request{http.MethodPatch, path, body})
 	if err != nil {
 		return err
 	}

@@ -46,7 +46,7 @@ type Environment struct {
 // Words holds names that the service defines. The commands need them without a request to a server.
 type Words struct {
 	Permissions        []string // all built-in permissions
-	Ordinary           []string // the permissions that --permission all means
+	Ordinary           []string // the permissions of the contract
 	EventTypes         []string // types of events that webhooks of an owner can receive
 	OperatorEventTypes []string // types of events that webhooks of the operator can receive
 	Roles              []string // roles of operators, the least one first
@@ -174,6 +174,7 @@ func misused(c *cli.Command, err error) error {
 type session struct {
 	env        Environment
 	secretFile *os.File // the open file of --secret-file until a secret was written to it; nil without the flag
+	typed      string   // the admin token that was read from standard input; "" if none was
 }
 
 // settings returns the configuration key that each flag sets, by the name of the flag.
@@ -248,10 +249,18 @@ func (s *session) remote(c *cli.Command, token string) (*Client, error) {
 	return NewTCPClient(c.String("url"), token, roots), nil
 }
 
-// token returns the admin token from the file of --token-file, or else from LATCHKEY_ADMIN_TOKEN.
+// token returns the admin token from the file of --token-file, or else from LATCHKEY_ADMIN_TOKEN. It
+// reads standard input once, for all requests of a command.
 func (s *session) token(c *cli.Command) (string, error) {
 	if file := c.String("token-file"); file != "" { // also LATCHKEY_ADMIN_TOKEN_FILE
-		return secrettext.Token.ReadFile("--token-file", file, s.env.Stdin)
+		if file != "-" || s.typed == "" {
+			token, err := secrettext.Token.ReadFile("--token-file", file, s.env.Stdin)
+			if err != nil || file != "-" {
+				return token, err
+			}
+			s.typed = token
+		}
+		return s.typed, nil
 	}
 	for _, v := range s.env.Environ {
 		if token, ok := strings.CutPrefix(v, "LATCHKEY_ADMIN_TOKEN="); ok {
@@ -456,6 +465,9 @@ func (s *session) printList(c *cli.Command, answer map[string]any, member string
 	if member != "" {
 		list, _ = answer[member].([]any)
 	}
+	if slices.Contains(columns, "balance") && !slices.ContainsFunc(list, hasWallet) {
+		columns = slices.DeleteFunc(slices.Clone(columns), func(name string) bool { return name == "balance" || name == "rate" })
+	}
 	var head []string
 	for _, column := range columns {
 		head = append(head, strings.ToUpper(strings.ReplaceAll(column, "_", " ")))
@@ -477,6 +489,12 @@ func (s *session) printList(c *cli.Command, answer map[string]any, member string
 		return err
 	}
 	return nil
+}
+
+// hasWallet reports whether a row of a list is an owner with a wallet.
+func hasWallet(v any) bool {
+	row, _ := v.(map[string]any)
+	return row["balance"] != nil || cell(row["rate"]) != "0"
 }
 
 // short returns cell(v). For a list of more than two values it returns only the first value and the

@@ -180,6 +180,84 @@ func TestProgram_Refusals(t *testing.T) {
 	}
 }
 
+// TestProgram_OwnPermissions gives keys permissions of the configuration, without the contract: by name, by all, and
+// from an export.
+func TestProgram_OwnPermissions(t *testing.T) {
+	dir := t.TempDir()
+	data, export := filepath.Join(dir, "data"), filepath.Join(dir, "keys.json")
+	overwrite(t, dir, "latchkey.toml", "[contract]\nenabled = false\n[[permission]]\nname = \"can_read_reports\"\n[[permission]]\nname = \"can_write_reports\"\n")
+	overwrite(t, dir, "keys.json", fmt.Sprintf(`[{"id": "key_9", "name": "from elsewhere", "hash": "%x", "permissions": ["can_read_reports", "can_fly"]}]`, sha256.Sum256([]byte("elsewhere"))))
+	program.Serve(t, data, "--config", filepath.Join(dir, "latchkey.toml"))
+	for _, tt := range []struct {
+		name string
+		args []string
+		exit int
+		want []string
+		not  string
+	}{
+		{"no permission", []string{"keys", "create", "--name", "x"}, 2, []string{": --permission is needed; permissions are all, ", "can_read_reports", "can_write_reports", "can_verify_keys"}, "can_read_calls"},
+		{"nothing", []string{"keys", "create"}, 2, []string{"--name and --permission are needed", "can_read_reports"}, "can_read_calls"},
+		{"no name", []string{"keys", "create", "--permission", "all"}, 2, []string{": --name is needed"}, "--permission is"},
+		{"all", []string{"keys", "create", "--name", "x", "--permission", "all", "--json"}, 0, []string{`"permissions": [`, "can_read_reports", "can_write_reports"}, "can_verify_keys"},
+		{"all others", []string{"keys", "update", "x", "--permission", "all", "--json"}, 0, []string{"can_read_reports"}, "can_verify_keys"},
+		{"an unknown one", []string{"keys", "create", "--name", "y", "--permission", "can_read_calls"}, 1, []string{`unknown permission "can_read_calls"`, "can_write_reports"}, "can_read_agents"},
+		{"an export", []string{"keys", "import", "--from", "unkey", export}, 0, []string{"Imported 1 keys", `the permission "can_fly" has no counterpart`}, "can_read_reports"},
+		{"its key", []string{"keys", "show", "from elsewhere"}, 0, []string{"can_read_reports"}, "can_write_reports"},
+	} {
+		out, errs, exit := program.Run(t, append(tt.args, "--data", data)...)
+		if exit != tt.exit || strings.Contains(out+errs, tt.not) {
+			t.Errorf("%s: got exit %d, %s %s; want %d without %s", tt.name, exit, out, errs, tt.exit, tt.not)
+		}
+		for _, want := range tt.want {
+			if !strings.Contains(out+errs, want) {
+				t.Errorf("%s: got %s %s; want %q in it", tt.name, out, errs, want)
+			}
+		}
+	}
+}
+
+// TestProgram_Owners names owners by name and id, and makes one by a typing error.
+func TestProgram_Owners(t *testing.T) {
+	dir := t.TempDir()
+	data := filepath.Join(dir, "data")
+	p := program.Serve(t, data)
+	for _, tt := range []struct {
+		args []string
+		exit int
+		want string // in what is printed
+		not  string // not there; "" for anything
+	}{
+		{[]string{"keys", "create", "--name", "a", "--permission", "all", "--owner", "acme"}, 0, "Made the owner acme (1).", ""},
+		{[]string{"keys", "create", "--name", "b", "--permission", "all", "--owner", "acme"}, 0, "shown", "Made"},
+		{[]string{"keys", "update", "b", "--owner", "acmee"}, 0, "Made the owner acmee (2).", ""},
+		{[]string{"webhooks", "create", "--name", "w", "--target", "https://hooks.example.net/", "--event", "call.ended", "--owner", "acmeee"}, 0, "Made the owner acmeee (3).", ""},
+		{[]string{"teams", "create", "--name", "t", "--member", "acme,five"}, 0, "Made the owner five (4).", "acme ("},
+		{[]string{"keys", "create", "--name", "c", "--owner", "six"}, 2, "--permission is needed", "Made"},
+		{[]string{"owners", "update", "acme", "--limit", "owner_requests_per_minute_limit=600"}, 0, "600", ""},
+		{[]string{"owners", "list"}, 0, "OWN LIMITS", "BALANCE"},
+		{[]string{"owners", "show", "1"}, 0, "acme", ""},
+		{[]string{"owners", "show", "acme"}, 0, "600", "BALANCE"},
+		{[]string{"owners", "show", "acm"}, 1, `there is no owner with the id or name "acm"`, ""},
+		{[]string{"owners", "update", "2", "--balance", "12.5", "--rate", "0.1"}, 0, "BALANCE", ""},
+		{[]string{"owners", "list"}, 0, "BALANCE", ""},
+	} {
+		out, errs, exit := program.Run(t, append(tt.args, "--data", data)...)
+		if exit != tt.exit || !strings.Contains(out+errs, tt.want) || tt.not != "" && strings.Contains(out+errs, tt.not) {
+			t.Errorf("%s: got exit %d, %s %s; want %d, with %q, without %q", strings.Join(tt.args, " "), exit, out, errs, tt.exit, tt.want, tt.not)
+		}
+	}
+	var made struct{ Token string }
+	if err := p.Socket().Do(t.Context(), "POST", "/admin/v1/tokens", map[string]any{"name": "x", "scope": "keys"}, &made); err != nil {
+		t.Fatal(err)
+	}
+	// The token on standard input serves all requests of a command.
+	cmd := program.Command(t, "keys", "update", "a", "--owner", "seven", "--url", "http://"+p.Admin, "--token-file", "-")
+	cmd.Stdin = strings.NewReader(made.Token + "\n")
+	if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "Made the owner seven (5).") {
+		t.Errorf("with a token on standard input: got %v, %s", err, out)
+	}
+}
+
 func TestProgram_Demo(t *testing.T) {
 	p := program.Serve(t, "", "--demo")
 	key := ""
