@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -121,12 +122,15 @@ func (k *ConfigCheck) certificate(section string, t ListenerTLS, baseURL string)
 	}
 	pair, err := certs.OpenCertificates(t.CertFile, t.KeyFile, k.Now, slog.New(slog.DiscardHandler))
 	if err != nil {
-		k.fail(section+".tls_cert_file", err)
+		k.fail(TLSSetting(section, err), err)
 		return
 	}
 	cert, _ := pair.Get(nil)
 	warn := func(format string, args ...any) {
 		k.warnings = append(k.warnings, fmt.Sprintf("%s.tls_cert_file: %s", section, fmt.Sprintf(format, args...)))
+	}
+	if info, err := os.Stat(t.KeyFile); err == nil && runtime.GOOS != "windows" && info.Mode().Perm()&0o004 != 0 {
+		k.warnings = append(k.warnings, fmt.Sprintf("%s.tls_key_file: every user of this machine can read %s (mode %04o); take that away with chmod o-rwx", section, t.KeyFile, info.Mode().Perm()))
 	}
 	if leaf := cert.Leaf; k.Now.Before(leaf.NotBefore) || k.Now.After(leaf.NotAfter) {
 		warn("the certificate is valid from %s to %s only, so clients refuse it now", leaf.NotBefore.Format(time.RFC3339), leaf.NotAfter.Format(time.RFC3339))

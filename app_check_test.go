@@ -39,6 +39,14 @@ func checkCases(t *testing.T, dir string) []checkCase {
 	cert, key, old, oldKey := filepath.Join(dir, "a.crt"), filepath.Join(dir, "a.key"), filepath.Join(dir, "old.crt"), filepath.Join(dir, "old.key")
 	ca.Issue(cert, key, time.Now().Add(time.Hour))
 	ca.Issue(old, oldKey, time.Now().Add(-time.Hour))
+	secret, err := os.ReadFile(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	openKey := file("open.key", string(secret))
+	if err := os.Chmod(openKey, 0o644); err != nil {
+		t.Fatal(err)
+	}
 	junk, pepper := file("junk", "junk\n"), file("pepper.good", strings.Repeat("ab", pepperSize)+"\r\n")
 	pair := func(section, cert, key string) string {
 		return fmt.Sprintf("[%s]\ntls_cert_file = %q\ntls_key_file = %q\n", section, cert, key)
@@ -55,6 +63,8 @@ func checkCases(t *testing.T, dir string) []checkCase {
 		{"nothing", "[log]\nlevel = \"warn\"\n", "", ""},
 		{"a pair", pair("server", cert, key), "", ""},
 		{"no certificate", pair("server", filepath.Join(dir, "none"), key), "server.tls_cert_file", ""},
+		{"no key", pair("server", cert, filepath.Join(dir, "none")), "server.tls_key_file: read the private key", ""},
+		{"a key that everybody can read", pair("admin", cert, openKey), "", "admin.tls_key_file: every user of this machine can read"},
 		{"junk as certificate", pair("admin", junk, junk), "admin.tls_cert_file", ""},
 		{"two pairs mixed", pair("admin", cert, oldKey), "cannot be used together", ""},
 		{"an old certificate", pair("admin", old, oldKey), "", "clients refuse it now"},

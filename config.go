@@ -633,6 +633,10 @@ func variable(key string) string {
 // records a problem instead. value has a type that the TOML decoder produces.
 func (l *configLoader) set(source, key string, value any) {
 	s, ok := l.settings[key]
+	if section, _, _ := strings.Cut(key, "."); !ok && slices.Contains([]string{"limits", "permissions", "routes"}, section) {
+		l.fail(source, "unknown key %q: did you mean [[%s]]?", key, strings.TrimSuffix(section, "s"))
+		return
+	}
 	if !ok {
 		l.fail(source, "unknown key %q%s", key, l.suggest(key, strconv.Quote))
 		return

@@ -210,6 +210,14 @@ func listenSocket(path string) (net.Listener, error) {
 	return l, nil
 }
 
+// TLSSetting returns the setting of a section that an error of certs.OpenCertificates is about.
+func TLSSetting(section string, err error) string {
+	if errors.Is(err, certs.ErrKeyFile) {
+		return section + ".tls_key_file"
+	}
+	return section + ".tls_cert_file"
+}
+
 // getter returns the function that chooses the certificate for each connection to x. The
 // certificate is obtained by ACME or read from the files of the configuration.
 func (d *Listeners) getter(x *listenerGroup) (func(*tls.ClientHelloInfo) (*tls.Certificate, error), error) {
@@ -218,7 +226,7 @@ func (d *Listeners) getter(x *listenerGroup) (func(*tls.ClientHelloInfo) (*tls.C
 	}
 	c, err := certs.OpenCertificates(x.tls.CertFile, x.tls.KeyFile, d.o.Clock.Now(), d.o.Log)
 	if err != nil {
-		return nil, fmt.Errorf("%s.tls_cert_file: %w", x.key, err)
+		return nil, fmt.Errorf("%s: %w", TLSSetting(x.key, err), err)
 	}
 	d.certificates = append(d.certificates, c)
 	return c.Get, nil

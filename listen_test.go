@@ -169,6 +169,8 @@ func TestDoors_tend(t *testing.T) {
 
 func TestOpenDoors_bad(t *testing.T) {
 	dir := t.TempDir()
+	cert := filepath.Join(dir, "tls.crt")
+	certstest.NewAuthority(t).Issue(cert, filepath.Join(dir, "tls.key"), time.Now().Add(time.Hour))
 	listen := func(address string) []net.Listener {
 		l, err := net.Listen("tcp", address)
 		if err != nil {
@@ -185,6 +187,9 @@ func TestOpenDoors_bad(t *testing.T) {
 		{"no certificate", func(o *ListenerOptions) {
 			o.Config.Server.TLSCertFile, o.Config.Server.TLSKeyFile = "/nowhere.crt", "/nowhere.key"
 		}, "server.tls_cert_file: read the certificate"},
+		{"no key", func(o *ListenerOptions) {
+			o.Config.Server.TLSCertFile, o.Config.Server.TLSKeyFile = cert, "/nowhere.key"
+		}, "server.tls_key_file: read the private key"},
 		{"socket with another name", func(o *ListenerOptions) {
 			o.Sockets = map[string][]net.Listener{"latchkey.socket": listen("127.0.0.1:0")}
 		}, "FileDescriptorName="},

@@ -431,7 +431,10 @@ func (o serveOptions) run(ctx context.Context, log *Log) (err error) {
 			}
 		}
 	})
-	return errors.Join(seedErr, err)
+	if err = errors.Join(seedErr, err); err == nil {
+		log.Info("stopped", "version", ProgramVersion())
+	}
+	return err
 }
 
 // again loads and checks the configuration again, for a reload.
@@ -546,7 +549,7 @@ func (o serveOptions) announce(a *App, api, admin net.Addr) {
 	}
 	url := o.config.APIURL(api.String())
 	if !cli.IsTerminal(o.Stdout) {
-		o.log.Info("listening", "api", url, "api_addr", api.String(), "admin_addr", admin.String(), "data", data, "config", source)
+		o.log.Info("listening", "version", ProgramVersion(), "api", url, "api_addr", api.String(), "admin_addr", admin.String(), "data", data, "config", source)
 		o.flush(0) // a script that has started the service may wait for this line
 		return
 	}

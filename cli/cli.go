@@ -96,10 +96,28 @@ func Tree(env Environment) *cli.Command {
 // that only groups other commands prints its help, or returns a *usageError for an unknown name.
 func (s *session) addUsageErrors(c *cli.Command) {
 	c.ShellComplete = s.complete
-	c.OnUsageError = func(_ context.Context, c *cli.Command, err error, _ bool) error { return misused(c, err) }
+	c.OnUsageError = func(_ context.Context, c *cli.Command, err error, _ bool) error {
+		if _, name, ok := strings.Cut(err.Error(), "flag provided but not defined: -"); ok {
+			var known []string
+			for _, flag := range slices.Concat(c.Flags, c.Root().Flags) {
+				known = append(known, flag.Names()[0])
+			}
+			if near := nearest(name, known); near != "" {
+				err = fmt.Errorf("%w; did you mean --%s?", err, near)
+			}
+		}
+		return misused(c, err)
+	}
 	if c.Action == nil && len(c.Commands) > 0 {
 		c.Action = func(_ context.Context, c *cli.Command) error {
 			if name := c.Args().First(); name != "" {
+				var known []string
+				for _, sub := range c.Commands {
+					known = append(known, sub.Name)
+				}
+				if near := nearest(name, known); near != "" {
+					return misused(c, fmt.Errorf("unknown command %q; did you mean %s?", name, near))
+				}
 				return misused(c, fmt.Errorf("unknown command %q", name))
 			}
 			return cli.ShowSubcommandHelp(c)
@@ -116,6 +134,48 @@ func (s *session) addUsageErrors(c *cli.Command) {
 	for _, sub := range c.Commands {
 		s.addUsageErrors(sub)
 	}
+}
+
+// otherWords are names that commands have in other programs, with the names that they have here.
+var otherWords = map[string][]string{
+	"delete": {"revoke", "remove"}, "remove": {"revoke", "delete"}, "rm": {"revoke", "delete", "remove"}, "add": {"create"}, "new": {"create"}, "ls": {"list"}, "get": {"show"}, "edit": {"update"},
+	"start": {"serve"}, "run": {"serve"}, "validate": {"check"},
+}
+
+// nearest returns the word of known that was probably meant by name, or "" if none is similar.
+func nearest(name string, known []string) string {
+	for _, word := range otherWords[name] {
+		if slices.Contains(known, word) {
+			return word
+		}
+	}
+	best, least := "", len(name)/3+1
+	for _, word := range known {
+		if n := edits(name, word); n <= least {
+			best, least = word, n-1
+		}
+	}
+	return best
+}
+
+// edits returns how many letters must be inserted, deleted or replaced to make b of a.
+func edits(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := 1
+			if a[i] == b[j] {
+				cost = 0
+			}
+			diagonal, row[j+1] = row[j+1], min(diagonal+cost, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
 }
 
 // helpWidth is the number of columns of a line of help.

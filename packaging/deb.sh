@@ -21,6 +21,10 @@ done
 doc=$root/usr/share/doc/latchkey
 install -D -m 644 "$here/LICENSE" "$doc/copyright"
 install -m 644 "$here/README.md" "$here/CHANGELOG.md" "$here/config.example.toml" "$doc"
+# What README.md links to.
+(cd "$here" && find docs packaging/prometheus packaging/grafana -type f ! -path 'docs/images/*') | while read -r file; do
+	install -D -m 644 "$here/$file" "$doc/$file"
+done
 # The installed configuration file has no settings: operators add only what they change.
 mkdir -p "$root/etc/latchkey"
 echo "# Settings: /usr/share/doc/latchkey/config.example.toml has all of them." >"$root/etc/latchkey/config.toml"

@@ -255,7 +255,8 @@ func TestPackaging_deb(t *testing.T) {
 		t.Errorf("the pepper: got %v, %v; want mode 0600", info, err)
 	}
 	for _, name := range []string{"lib/systemd/system/latchkey.service", "usr/share/man/man1/latchkey.1.gz", "usr/share/bash-completion/completions/latchkey",
-		"usr/share/doc/latchkey/copyright", "usr/share/doc/latchkey/config.example.toml"} {
+		"usr/share/doc/latchkey/copyright", "usr/share/doc/latchkey/config.example.toml",
+		"usr/share/doc/latchkey/docs/guard.md", "usr/share/doc/latchkey/docs/samples/README.md", "usr/share/doc/latchkey/packaging/prometheus/latchkey.rules.yml", "usr/share/doc/latchkey/packaging/grafana/latchkey.json"} {
 		if info, err := os.Stat(filepath.Join(root, name)); err != nil || info.Size() == 0 {
 			t.Errorf("%s: got %v, %v", name, info, err)
 		}

@@ -159,6 +159,10 @@ func TestProgram_Refusals(t *testing.T) {
 		{"unknown command", []string{"kees"}, 2, "Try: latchkey --help"},
 		{"unknown subcommand", []string{"keys", "creat"}, 2, "Try: latchkey keys --help"},
 		{"unknown flag", []string{"keys", "create", "--nam", "x"}, 2, "Try: latchkey keys create --help"},
+		{"a command nearly", []string{"key", "list"}, 2, `unknown command "key"; did you mean keys?`},
+		{"a subcommand nearly", []string{"keys", "lst"}, 2, "did you mean list?"},
+		{"a subcommand by another word", []string{"keys", "delete"}, 2, "did you mean revoke?"},
+		{"a flag nearly", []string{"keys", "create", "--permissions", "x"}, 2, "did you mean --permission?"},
 		{"flags missing", []string{"keys", "create", "--data", data}, 2, "--name and --permission are needed"},
 		{"bad limit", []string{"keys", "create", "--data", data, "--name", "x", "--permission", "all", "--limit", "many"}, 2, "--limit must be NAME=NUMBER"},
 		{"bad end", []string{"keys", "create", "--data", data, "--name", "x", "--permission", "all", "--expires", "soon"}, 2, "--expires"},
@@ -255,6 +259,9 @@ func TestProgram_Owners(t *testing.T) {
 	cmd.Stdin = strings.NewReader(made.Token + "\n")
 	if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "Made the owner seven (5).") {
 		t.Errorf("with a token on standard input: got %v, %s", err, out)
+	}
+	if exit := p.Stop(t); exit != 0 || !strings.Contains(p.Out.String(), `"msg":"listening","version":`) || !strings.Contains(p.Out.String(), `"msg":"stopped","version":`) {
+		t.Errorf("got exit %d, log %s; want the version when it begins and when it ends", exit, p.Out)
 	}
 }
 

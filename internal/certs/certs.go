@@ -40,6 +40,9 @@ type Certificates struct {
 	seen []byte // contents of the files at the last Reload, in the form of joined
 }
 
+// ErrKeyFile is an error about reading the file of the private key.
+var ErrKeyFile = errors.New("read the private key")
+
 // OpenCertificates reads a certificate and its private key from two PEM files. It returns an error
 // if they cannot be read or do not belong together. If the certificate is not valid at now, it only
 // logs that.
@@ -76,8 +79,11 @@ func (c *Certificates) Reload(now time.Time) (changed bool, err error) {
 		return false, nil
 	}
 	c.seen = found
-	if unread != nil {
+	switch {
+	case err1 != nil:
 		return false, fmt.Errorf("read the certificate: %w", unread)
+	case err2 != nil:
+		return false, fmt.Errorf("%w: %w", ErrKeyFile, err2)
 	}
 	pair, err := tls.X509KeyPair(cert, key)
 	if err != nil {
