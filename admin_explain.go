@@ -155,7 +155,8 @@ func (e *explainer) route(q asked) (found foundRoute, err error) {
 	}
 	err = ErrRoute
 	var methods []string
-	for i, r := range slices.Concat(e.o.Routes.Keyed, e.o.Routes.Free) {
+	routes := slices.Concat(e.o.Routes.Keyed, e.o.Routes.Free)
+	for i, r := range routes {
 		switch {
 		case !fits(r.Path, q.path):
 		case !r.Serves(q.method):
@@ -181,7 +182,7 @@ func (e *explainer) route(q asked) (found foundRoute, err error) {
 		err = ErrRoute.With("No endpoint and no [[route]] matches %s %s. List them with: latchkey routes", q.method, ClipPath(q.path))
 	case ErrMethod:
 		slices.Sort(methods)
-		err = ErrMethod.With("%s does not accept %s. It accepts %s.", ClipPath(q.path), q.method, strings.Join(slices.Compact(methods), ", "))
+		err = WrongMethod(q.method, q.path, slices.Compact(methods), routes)
 	}
 	return found, err
 }

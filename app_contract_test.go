@@ -128,7 +128,7 @@ func TestContract_UnknownPath(t *testing.T) {
 		for _, tt := range []struct{ method, path, want string }{
 			{"GET", "/report/today", "No endpoint and no [[route]] matches GET /report/today. List them with: latchkey routes"},
 			{"POST", "/reports/7", "The path /reports/7 does not accept the method POST. It accepts GET."},
-			{"POST", "/api/v1/key", "/api/v1/key does not accept POST. It accepts DELETE, GET."},
+			{"POST", "/api/v1/key", "/api/v1/key does not accept POST. It accepts DELETE, GET. POST is accepted at /api/v1/key/revoke."},
 		} {
 			body, _ := json.Marshal(map[string]string{"method": tt.method, "path": tt.path})
 			if got := a.operate(200, "POST", "/admin/v1/keys/"+id+"/explain", string(body)); got["message"] != tt.want {

@@ -34,15 +34,14 @@ func NewRouter(rows []Row, plain func(*Error) http.Handler) (http.Handler, error
 	r := httprouter.New()
 	r.RedirectTrailingSlash, r.RedirectFixedPath, r.HandleOPTIONS, r.HandleMethodNotAllowed = false, false, false, false
 	rows = withHead(rows)
+	var routes []Route
+	for _, row := range rows {
+		routes = append(routes, row.Route)
+	}
 	unmatched := func(w http.ResponseWriter, r *http.Request) {
 		if methods := allowed(rows, r.URL.Path); len(methods) > 0 {
-			allow := strings.Join(methods, ", ")
-			w.Header().Set("Allow", allow)
-			text := fmt.Sprintf("%s does not accept %s. It accepts %s.", ClipPath(r.URL.Path), r.Method, allow)
-			if below := below(rows, r.Method, r.URL.Path); len(below) > 0 {
-				text += fmt.Sprintf(" %s is accepted at %s.", r.Method, strings.Join(below, ", "))
-			}
-			plain(ErrMethod.With("%s", text)).ServeHTTP(w, r)
+			w.Header().Set("Allow", strings.Join(methods, ", "))
+			plain(WrongMethod(r.Method, r.URL.Path, methods, routes)).ServeHTTP(w, r)
 			return
 		}
 		plain(ErrRoute).ServeHTTP(w, r)
@@ -96,17 +95,23 @@ func withHead(rows []Row) (all []Row) {
 	return all
 }
 
-// below returns the paths that accept a method and have one more segment than path, a literal such as
-// "create". Many APIs create and change a record at the path that only lists or reads it here.
-func below(rows []Row, method, path string) (paths []string) {
-	for _, row := range rows {
-		parts := segments(row.Path)
+// WrongMethod returns ErrMethod for a request to a path that accepts only the methods in allow. Its
+// message has the paths that accept the method and have one more segment, a literal such as "create":
+// many APIs create and change a record at the path that only lists or reads it here.
+func WrongMethod(method, path string, allow []string, routes []Route) *Error {
+	var longer []string
+	for _, route := range routes {
+		parts := segments(route.Path)
 		last := parts[len(parts)-1]
-		if row.Method == method && len(parts) == len(segments(path))+1 && !strings.HasPrefix(last, ":") && row.match(path+"/"+last) {
-			paths = append(paths, ClipPath(path)+"/"+last)
+		if route.Method == method && len(parts) == len(segments(path))+1 && !strings.HasPrefix(last, ":") && (Row{Route: route}).match(path+"/"+last) {
+			longer = append(longer, ClipPath(path)+"/"+last)
 		}
 	}
-	return paths
+	text := fmt.Sprintf("%s does not accept %s. It accepts %s.", ClipPath(path), method, strings.Join(allow, ", "))
+	if len(longer) > 0 {
+		text += fmt.Sprintf(" %s is accepted at %s.", method, strings.Join(longer, ", "))
+	}
+	return ErrMethod.With("%s", text)
 }
 
 // ClipPath returns path for use in a message. If path is longer than 200 bytes, it returns the
