@@ -51,12 +51,12 @@ var docLinks = sync.OnceValue(func() (list []docLink) {
 	return list
 })
 
-// docRank is 0 for the introduction, 1 for what operators need, and 2 for the rest.
+// docRank is 0 for the introduction, 1 for what operators need, and 2 for the history.
 func docRank(name string) int {
 	switch name {
 	case "readme":
 		return 0
-	case "benchmarks", "changelog", "contributing", "reading", "security-tests":
+	case "changelog":
 		return 2
 	}
 	return 1
