@@ -188,7 +188,8 @@ func (s *session) resource(r resource) *cli.Command {
 	if r.name == "schedules" {
 		load.Description = `Example of a FILE:
   [{"owner": "ann", "time_zone": "Europe/Berlin", "buffer_minutes": 10,
-    "windows": {"monday": ["09:00-12:00", "13:00-17:00"], "tuesday": ["09:00-12:00"]}}]
+    "windows": {"monday": ["09:00-12:00", "13:00-17:00"],
+                "tuesday": ["09:00-12:00"]}}]
 
 A day without windows has no free slots. Without "windows" they are Monday to
 Friday, 09:00-17:00.`
