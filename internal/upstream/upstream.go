@@ -51,19 +51,40 @@ type Hold func() (done func(), err error)
 // dial opens a connection for which there is room.
 func (h Hold) dial(ctx context.Context, network, address string) (net.Conn, error) {
 	dialer := &net.Dialer{Timeout: dialTime, KeepAlive: 30 * time.Second}
+	dial := func() (net.Conn, error) { return dialer.DialContext(ctx, network, address) }
 	if h == nil {
-		return dialer.DialContext(ctx, network, address)
+		return connect(ctx, dial)
 	}
 	done, err := h()
 	if err != nil {
 		return nil, err
 	}
-	conn, err := dialer.DialContext(ctx, network, address)
+	conn, err := connect(ctx, dial)
 	if err != nil {
 		done()
 		return nil, err
 	}
 	return &heldConn{conn.(*net.TCPConn), done}, nil
+}
+
+const (
+	dialTries = 3                     // most attempts of connect
+	stalled   = 20 * time.Millisecond // a timeout that is noticed so late shows that this process did not run
+)
+
+// connect calls dial, whose attempt may take dialTime. If the end of that time is noticed late, this
+// process did not run then: it was stopped, or the machine was suspended. The upstream may have
+// answered in time, so connect tries again.
+func connect(ctx context.Context, dial func() (net.Conn, error)) (conn net.Conn, err error) {
+	for range dialTries {
+		began := time.Now()
+		conn, err = dial()
+		timeout := net.Error(nil)
+		if err == nil || ctx.Err() != nil || !errors.As(err, &timeout) || !timeout.Timeout() || time.Since(began) < dialTime+stalled {
+			break
+		}
+	}
+	return conn, err
 }
 
 // heldConn is a connection that calls done when it is closed.

@@ -11,9 +11,12 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -353,4 +356,46 @@ func TestPool_SendsAll(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A connection whose time has passed while the process did not run is tried again, and no other.
+func TestConnect_Stopped(t *testing.T) {
+	refused := &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
+	late := &net.OpError{Op: "dial", Err: os.ErrDeadlineExceeded}
+	for _, tt := range []struct {
+		name  string
+		took  time.Duration
+		err   error
+		tries int
+	}{
+		{"in time", dialTime, late, 1},
+		{"noticed late", dialTime + 4*time.Second, late, dialTries},
+		{"refused late", dialTime + 4*time.Second, refused, 1},
+		{"opened late", dialTime + 4*time.Second, nil, 1},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			tries := 0
+			_, err := connect(t.Context(), func() (net.Conn, error) {
+				tries++
+				time.Sleep(tt.took)
+				return nil, tt.err
+			})
+			if err != tt.err || tries != tt.tries {
+				t.Errorf("%s: got %v after %d attempts, want %v after %d", tt.name, err, tries, tt.err, tt.tries)
+			}
+		})
+	}
+	synctest.Test(t, func(t *testing.T) {
+		tries := 0
+		_, err := connect(t.Context(), func() (net.Conn, error) {
+			if tries++; tries == 1 {
+				time.Sleep(dialTime + time.Second)
+				return nil, late
+			}
+			return nil, nil
+		})
+		if err != nil || tries != 2 {
+			t.Errorf("opened at the second attempt: got %v after %d", err, tries)
+		}
+	})
 }
