@@ -70,7 +70,7 @@ func EnsureOwner(tx *Tx, name string, now time.Time) (owner, error) {
 func KeepOwner(tx *Tx, b *Body, owner uint64, what string) error {
 	name := ""
 	b.String("owner", NameLength, &name)
-	if err := b.Err(); err != nil || !b.Has("owner") || name == OwnerName(tx, owner) {
+	if err := b.Err(); err != nil || !b.Has("owner") || strings.TrimSpace(name) == OwnerName(tx, owner) {
 		return err
 	}
 	return ErrValidation.With("owner of a record cannot change here. Create another %s instead.", what)
@@ -202,7 +202,7 @@ func (c *Owners) Save(tx *Tx, r *Request, old *owner, b *Body) (owner, error) {
 	b.String("name", NameLength, &name)
 	if old != nil {
 		o = *old
-		if b.Has("name") && name != o.Name {
+		if b.Has("name") && strings.TrimSpace(name) != o.Name {
 			return o, ErrValidation.With("name of an owner cannot change, because keys and teams refer to it.")
 		}
 	}

@@ -47,6 +47,11 @@ func TestOwners_Kept(t *testing.T) {
 		if same := a.control("PATCH", path, string(present)); same.Code != 200 {
 			t.Errorf("%s: the present owner %v: got %d %s", path, row["owner"], same.Code, same.Body)
 		}
+		if name, ok := row["owner"].(string); ok {
+			if same := a.control("PATCH", path, fmt.Sprintf(`{"owner": " %s "}`, name)); same.Code != 200 {
+				t.Errorf("%s: the present owner with blanks around it: got %d %s", path, same.Code, same.Body)
+			}
+		}
 		w := a.control("PATCH", path, `{"owner": "other"}`)
 		if got := first()["owner"]; w.Code == 200 && got != "other" {
 			t.Errorf("%s: got 200, and the owner %v", path, got)
