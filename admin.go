@@ -232,11 +232,14 @@ func (a *admin) shownWithWebhooks(key *Key, r *Request) (map[string]any, error) 
 }
 
 func (a *admin) update(w http.ResponseWriter, r *Request) error {
-	body, err := r.ReadFields(keyBody())
+	body, err := r.ReadBody()
 	if err != nil {
 		return err
 	}
 	return a.save(w, r, func(tx *Tx, key *Key) error {
+		if err := keyBody().Check(body); err != nil {
+			return err
+		}
 		return a.form.Fill(keyInput{tx: tx, request: r, body: body, key: key})
 	})
 }

@@ -564,12 +564,15 @@ func (d *adminEvents) create(w http.ResponseWriter, r *Request) error {
 }
 
 func (d *adminEvents) update(w http.ResponseWriter, r *Request) error {
-	body, err := r.ReadFields(eventBody())
+	body, err := r.ReadBody()
 	if err != nil {
 		return err
 	}
 	return d.answer(w, r, http.StatusOK, func(tx *Tx) (event, error) {
 		before, err := findEvent(tx, r.Params.ByName("id"))
+		if err == nil {
+			err = eventBody().Check(body)
+		}
 		if err != nil {
 			return before, err
 		}

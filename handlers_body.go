@@ -163,8 +163,14 @@ func (r *Request) ReadFields(fields BodyFields) (*Body, error) {
 	if err != nil {
 		return nil, err
 	}
-	_, err = fields.check(body)
-	return body, err
+	return body, fields.Check(body)
+}
+
+// Check returns ErrValidation if the body has a member that it must not have. A request that changes a
+// record calls it after the record is found, because an unknown record is 404 whatever the body.
+func (f BodyFields) Check(b *Body) error {
+	_, err := f.check(b)
+	return err
 }
 
 // Bytes returns the body exactly as it was sent. It returns nil for a Body that Object or Bodies

@@ -165,12 +165,15 @@ func (c *AdminRecords[T]) update(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	body, err := r.ReadFields(c.Body)
+	body, err := r.ReadBody()
 	if err != nil {
 		return err
 	}
 	shown, err := c.save(r, body, func(tx *Tx) (*T, error) {
 		old, err := c.Table.Get(tx, IDKey(id))
+		if err == nil {
+			err = c.Body.Check(body)
+		}
 		return &old, err
 	})
 	if err != nil {

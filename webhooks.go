@@ -118,23 +118,27 @@ func (h *WebhookAdmin) find(tx *Tx, r *Request) (webhook, error) {
 	return w, err
 }
 
-// readWebhook reads the body of a webhook. Only that of an operator must not have unknown members.
-func readWebhook(r *Request) (*Body, error) {
+// checkBody returns ErrValidation if the body of a webhook has a member that it must not have. The API
+// ignores such members, so only the request of an operator is checked.
+func checkBody(r *Request, body *Body) error {
 	if r.Key != nil {
-		return r.ReadBody()
+		return nil
 	}
-	return r.ReadFields(BodyFields{
+	return BodyFields{
 		Set: []string{"name", "url", "subscribed_events", "is_active", "owner"},
 		Shown: []string{
 			"id", "message", "sandbox", "resources", "disabled_reason", "failing_since", "last_attempt", "next_attempt_at", "dropped", "waiting", "waiting_bytes",
 			"created_at", "created_by", "updated_at", "updated_by",
 		},
-	})
+	}.Check(body)
 }
 
 func (h *WebhookAdmin) create(w http.ResponseWriter, r *Request) error {
-	body, err := readWebhook(r)
+	body, err := r.ReadBody()
 	if err != nil {
+		return err
+	}
+	if err := checkBody(r, body); err != nil {
 		return err
 	}
 	var secret string
@@ -306,13 +310,16 @@ func maySubscribe(k *Key, events []string) error {
 }
 
 func (h *WebhookAdmin) update(w http.ResponseWriter, r *Request) error {
-	body, err := readWebhook(r)
+	body, err := r.ReadBody()
 	if err != nil {
 		return err
 	}
 	r.Finishes = body.Only("is_active", "false")
 	return h.answer(w, r, func(tx *Tx) (map[string]any, error) {
 		hook, err := h.find(tx, r)
+		if err == nil {
+			err = checkBody(r, body)
+		}
 		if err != nil {
 			return nil, err
 		}
