@@ -89,7 +89,11 @@ func (i *keyImport) load(w http.ResponseWriter, r *Request) error {
 		for _, row := range b.keys {
 			rows = append(rows, row.preview())
 		}
-		return WriteJSON(w, http.StatusOK, b.Preview(refused, "An import would add "+b.Form.Counted(len(rows))+".", rows))
+		answer := b.Preview(refused, "An import would add "+b.Form.Counted(len(rows))+".", rows)
+		if refused == nil {
+			answer = b.WithOwners(answer)
+		}
+		return WriteJSON(w, http.StatusOK, answer)
 	}
 	if refused != nil {
 		return refused
@@ -98,7 +102,7 @@ func (i *keyImport) load(w http.ResponseWriter, r *Request) error {
 	for _, row := range b.keys {
 		made = append(made, map[string]any{"id": row.key.ID, "name": row.key.Name, "sha256": fmt.Sprintf("%x", row.digest)})
 	}
-	return WriteJSON(w, http.StatusCreated, map[string]any{"count": len(made), "message": "Imported " + b.Form.Counted(len(made)) + ".", "keys": made})
+	return WriteJSON(w, http.StatusCreated, b.WithOwners(map[string]any{"count": len(made), "message": "Imported " + b.Form.Counted(len(made)) + ".", "keys": made}))
 }
 
 // fill stores a key for each row, in the transaction tx. If a row is refused, fill stores the
@@ -259,7 +263,7 @@ var keyColumns = []string{"name", "ref", "sha256", "hint", "owner", "environment
 // metadata.NAME may have any name.
 func (i *keyImport) importForm() ImportForm {
 	return ImportForm{
-		Name: "keys", Columns: slices.Concat(keyColumns, []string{"sandbox", "permissions", "allowed_ips", "resources"}, i.limits(), []string{"metadata.NAME"}),
+		Name: "keys", Owned: true, Columns: slices.Concat(keyColumns, []string{"sandbox", "permissions", "allowed_ips", "resources"}, i.limits(), []string{"metadata.NAME"}),
 		Open: func(column string) bool { return strings.HasPrefix(column, "metadata.") },
 		Row:  i.fields,
 		Body: keyBody("sha256", "hint", "paused"),

@@ -258,7 +258,7 @@ func TestContactForm_Import(t *testing.T) {
 	if status != ErrTeamNotFound.Status {
 		t.Errorf("got %d %v for a team with leading zeros, want the team 7 not found", status, got)
 	}
-	equalJSON(t, d.must("", "POST", path, head+mara+"Jon,,,,,,,,,,,,,,,,home,false,other\n"), `{"count": 2, "message": "Imported 2 contacts.", "update_by": null, "updated": 0, "skipped": 0, "duplicates": [], "duplicate_count": 0}`)
+	equalJSON(t, d.must("", "POST", path, head+mara+"Jon,,,,,,,,,,,,,,,,home,false,other\n"), `{"count": 2, "message": "Imported 2 contacts. Owners: admin, other.", "owner_names": ["admin", "other"], "update_by": null, "updated": 0, "skipped": 0, "duplicates": [], "duplicate_count": 0}`)
 	list := d.must("", "GET", "/admin/v1/contacts", "")["contacts"].([]any)
 	jon, full := list[0].(map[string]any), list[1].(map[string]any)
 	if jon["owner"] != "other" || jon["phone"] != "" || jon["stage"] != "lead" {

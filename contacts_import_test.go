@@ -158,7 +158,7 @@ func TestContactImport_Skip(t *testing.T) {
 	a := fresh()
 	const path = "/admin/v1/contacts/import?skip_duplicates=true"
 	dry := object(t, askDoor(a.local, "POST", path+"&dry_run=true", file, "Content-Type: text/csv").Body.String())
-	if dry["message"] != "An import would create 2 contacts, and skip 3." || dry["skipped"] != 3.0 || dry["duplicate_count"] != 3.0 || dry["importable"] != true {
+	if dry["message"] != "An import would create 2 contacts, and skip 3. Owner: admin." || dry["skipped"] != 3.0 || dry["duplicate_count"] != 3.0 || dry["importable"] != true {
 		t.Errorf("got %v", dry)
 	}
 	wantText(t, dry["csv"], `{"columns":[{"column":"first_name","name":"First Name"},{"column":"email","name":"E-Mail"},{"column":"phone","name":"phone"}],"separator":"tab"}`)

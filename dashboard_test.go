@@ -940,6 +940,12 @@ func TestContactPages_Import(t *testing.T) {
 	if v := b.operate(200, "GET", "/admin/v1/contacts", ""); v["count"] != 3.0 {
 		t.Errorf("got %v, want 3", v["count"])
 	}
+	const two = "first_name,owner\nMara,\nJon,ben\n"
+	b.says(b.sendImport(two, url.Values{"owner": {"ann"}}), 200, "<dt>Owner</dt><dd><bdi>ann, ben</bdi></dd>", `value="ann"`)
+	b.sent(b.sendImport(two, url.Values{"owner": {"ann"}, "do": {"import"}}), "/contacts?done=imported-2-0-0")
+	if v := b.operate(200, "GET", "/admin/v1/contacts?owner=ann", ""); v["count"] != 1.0 {
+		t.Errorf("got %v contacts of ann, want 1", v["count"])
+	}
 }
 
 // Who logs in, out, or changes a password while the store takes no writes is told

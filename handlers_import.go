@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -26,7 +27,8 @@ type ImportForm struct {
 	// Fields are the names of those columns whose field in messages has another name, by field.
 	Fields map[string]string
 	// Body are the members that a row in JSON may have.
-	Body BodyFields
+	Body  BodyFields
+	Owned bool // whether records have an owner; then the parameter owner is that of rows without one
 	// UpdateBy are the values of the parameter update_by: the columns by which a row can find the
 	// record that it updates. If it is empty, every row creates a record.
 	UpdateBy []string
@@ -358,6 +360,7 @@ type ImportBatch struct {
 	Dry        bool       // whether this is a dry run
 	UpdateBy   string     // one of Form.UpdateBy; "" if every row creates a record
 	Skip       bool       // whether rows that are duplicates are left out
+	owner      string     // name of the owner of rows without one; "" is DefaultOwner
 	layout     *csvLayout // nil for JSON
 	duplicates []map[string]any
 	count      int // number of rows that have duplicates
@@ -369,7 +372,7 @@ var ErrUndo = errors.New("undo")
 // Batch reads the parameters and the rows of an import.
 func (f ImportForm) Batch(r *Request) (*ImportBatch, error) {
 	b := &ImportBatch{Form: f}
-	q, err := r.Query("dry_run", "update_by", "skip_duplicates")
+	q, err := r.Query("dry_run", "update_by", "skip_duplicates", "owner")
 	if err = errors.Join(err, CheckWord(q, "dry_run", "true", "false"), CheckWord(q, "skip_duplicates", "true", "false")); err != nil {
 		return nil, err
 	}
@@ -388,12 +391,79 @@ func (f ImportForm) Batch(r *Request) (*ImportBatch, error) {
 			return nil, err
 		}
 	}
-	b.Rows, err = b.read(r)
+	if b.owner = q.Get("owner"); b.owner != "" && !f.Owned {
+		return nil, ErrValidation.With("owner cannot be used for %s, which have no owner. Leave it out.", f.Name)
+	}
+	if err := CheckLength("owner", b.owner, NameLength); err != nil {
+		return nil, err
+	}
+	if b.Rows, err = b.read(r); err == nil {
+		err = b.setOwner()
+	}
 	if e, ok := errors.AsType[*Error](err); ok && e.Status == http.StatusBadRequest {
 		b.Unread = e // the answer to a dry run describes this error
 		return b, nil
 	}
 	return b, err
+}
+
+// setOwner sets the owner of the rows that name none to that of the parameter owner.
+func (b *ImportBatch) setOwner() error {
+	if b.owner == "" {
+		return nil
+	}
+	value, err := strictjson.Encode(b.owner)
+	if err != nil {
+		return err
+	}
+	for _, row := range b.Rows {
+		if row.Body != nil && !row.Given("owner") {
+			row.Body = row.Replaced("owner", value)
+		}
+	}
+	return nil
+}
+
+// owners returns the names of the owners of the rows that are stored, sorted. It returns nil for records without an owner.
+func (b *ImportBatch) owners() []string {
+	if !b.Form.Owned {
+		return nil
+	}
+	names := []string{}
+	for _, row := range b.Rows {
+		if row.Body == nil || row.Fault != nil || row.Unfit != nil || row.Skipped != "" {
+			continue
+		}
+		name := ""
+		row.String("owner", NameLength, &name)
+		name = cmp.Or(strings.TrimSpace(name), DefaultOwner)
+		if at, found := slices.BinarySearch(names, name); !found {
+			names = slices.Insert(names, at, name)
+		}
+	}
+	return names
+}
+
+// maxNamedOwners is how many owners the message of an import names.
+const maxNamedOwners = 5
+
+// WithOwners adds to the answer the owners of the rows that are stored, and a sentence about them to its message.
+func (b *ImportBatch) WithOwners(answer map[string]any) map[string]any {
+	names := b.owners()
+	if names == nil {
+		return answer
+	}
+	answer["owner_names"] = names[:min(len(names), maxRowFaults)]
+	switch {
+	case len(names) == 0:
+	case len(names) == 1:
+		answer["message"] = fmt.Sprint(answer["message"], " Owner: ", names[0], ".")
+	case len(names) <= maxNamedOwners:
+		answer["message"] = fmt.Sprint(answer["message"], " Owners: ", strings.Join(names, ", "), ".")
+	default:
+		answer["message"] = fmt.Sprintf("%v Owners: %d.", answer["message"], len(names))
+	}
+	return answer
 }
 
 // Store calls fill, which stores the rows, in one transaction. It undoes the changes if this is a dry
@@ -526,6 +596,9 @@ func (b *ImportBatch) answer() (status int, fields map[string]any, err error) {
 	if len(b.Form.UpdateBy) > 0 {
 		fields["update_by"], fields["updated"], fields["skipped"] = TextOrNone(b.UpdateBy), updated, skipped
 		fields["duplicates"], fields["duplicate_count"] = append([]map[string]any{}, b.duplicates...), b.count
+	}
+	if refused == nil {
+		fields = b.WithOwners(fields)
 	}
 	return status, fields, nil
 }

@@ -516,6 +516,71 @@ func TestContactPages_Bytes(t *testing.T) {
 	b.says(b.sendImport("first_name\n"+strings.Repeat("\xfc", 900_000), nil), 413, "too large for this page")
 }
 
+// TestImport_Owner gives the rows that name no owner the one of the parameter, for each kind of record that has an owner, over HTTP and with
+// the command. The answer says whose the records are.
+func TestImport_Owner(t *testing.T) {
+	a := newTestApp(t)
+	for name, row := range map[string]string{
+		"agents": `"name": "Ada"`, "contacts": `"first_name": "Mara"`, "schedules": `"time_zone": "Europe/Berlin"`, "variables": `"name": "tone", "display_name": "Tone", "variable_type": "text", "context_type": "contact"`,
+		"keys": `"name": "ci", "permissions": ["can_read_calls"], "sha256": "SHA"`,
+	} {
+		digest := func(n int) string { return strings.ReplaceAll(row, "SHA", strings.Repeat(fmt.Sprint(n), 64)) }
+		path, rows := "/admin/v1/"+name+"/import", "[{"+digest(1)+"}, {"+digest(2)+`, "owner": "ben"}]`
+		for _, dry := range []string{"?dry_run=true&owner=ann", "?owner=ann"} {
+			w := a.control("POST", path+dry, rows)
+			answer := object(t, w.Body.String())
+			if fmt.Sprint(answer["owner_names"]) != "[ann ben]" || !strings.HasSuffix(fmt.Sprint(answer["message"]), " Owners: ann, ben.") {
+				t.Errorf("%s%s: got %d %s", path, dry, w.Code, w.Body)
+			}
+		}
+		at := "/admin/v1/" + name + "?owner=ann"
+		if name == "variables" { // every owner has some that are built in
+			at += "&search=tone"
+		}
+		if n := a.operate(200, "GET", at, "")["count"]; n != 1.0 {
+			t.Errorf("%s: got %v of ann, want 1", name, n)
+		}
+		exit, out, errs := a.run("[{"+digest(3)+"}]", name, "import", "--owner", "cat", "-")
+		if exit != 0 || !strings.Contains(out, "Owner: cat.") {
+			t.Errorf("%s import: got %d %s%s", name, exit, out, errs)
+		}
+	}
+	a.refuse("POST", "/admin/v1/teams/import?owner=ann", "[]", 400, "validation_error", "which have no owner")
+	a.refuse("POST", "/admin/v1/contacts/import?owner="+strings.Repeat("x", NameLength+1), "[]", 400, "validation_error", "owner")
+}
+
+// TestCommands_UpdateAgent changes an agent with the command; its owner stays.
+func TestCommands_UpdateAgent(t *testing.T) {
+	a := newTestApp(t)
+	id := fmt.Sprint(a.operate(201, "POST", "/admin/v1/agents", `{"name": "Ada", "role": "inbound agent", "owner": "ann"}`)["id"])
+	exit, out, errs := a.run("", "agents", "update", id, "--name", "Bea", "--phone", "+4930555001")
+	got := a.operate(200, "GET", "/admin/v1/agents/"+id, "")
+	if exit != 0 || !strings.Contains(out, "Bea") || got["name"] != "Bea" || got["phone_number"] != "+4930555001" || got["role"] != "inbound agent" || got["owner"] != "ann" {
+		t.Errorf("got %d %s%s, %v", exit, out, errs, got)
+	}
+	if exit, _, errs := a.run("", "agents", "update", id); exit != 2 || !strings.Contains(errs, "nothing to change") {
+		t.Errorf("without a flag: got %d %s", exit, errs)
+	}
+}
+
+// TestCommands_Delete wants a sentence for each kind of record that can be deleted, and only JSON with --json.
+func TestCommands_Delete(t *testing.T) {
+	a := newTestApp(t)
+	for name, tt := range map[string][2]string{
+		"agents": {`{"name": "Ada"}`, "Deleted the agent "}, "contacts": {`{"first_name": "Mara"}`, "Calls and events keep what they have of the person"},
+		"teams": {`{"name": "Reception"}`, "Deleted the team "}, "do-not-call": {`{"phone_number": "+4930555044"}`, "The number can be called again."},
+	} {
+		id := fmt.Sprint(a.operate(201, "POST", "/admin/v1/"+name, tt[0])["id"])
+		if exit, out, errs := a.run("", name, "delete", id); exit != 0 || !strings.Contains(out, tt[1]) || strings.Count(out, "\n") != 1 {
+			t.Errorf("%s delete: got %d %s%s, want %q", name, exit, out, errs, tt[1])
+		}
+	}
+	id := fmt.Sprint(a.operate(201, "POST", "/admin/v1/contacts", `{"first_name": "Mara"}`)["id"])
+	if exit, out, _ := a.run("", "contacts", "delete", id, "--json"); exit != 0 || object(t, out)["message"] != "Deleted." {
+		t.Errorf("with --json: got %d %s", exit, out)
+	}
+}
+
 // TestCommands_BadText passes text that is not UTF-8 to every flag of every command that creates or
 // changes something, and wants it refused.
 func TestCommands_BadText(t *testing.T) {

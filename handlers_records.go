@@ -246,7 +246,7 @@ func (c *AdminRecords[T]) drop(w http.ResponseWriter, r *Request) error {
 // load imports all rows of the body in one transaction, or for a dry run answers what an import would
 // do. If a row cannot be stored, it imports no row.
 func (c *AdminRecords[T]) load(w http.ResponseWriter, r *Request) error {
-	form := ImportForm{Name: c.Name, Columns: c.Columns, Row: c.Row, Fields: c.Fields, Body: c.Body, UpdateBy: c.UpdateBy}
+	form := ImportForm{Name: c.Name, Columns: c.Columns, Row: c.Row, Fields: c.Fields, Body: c.Body, Owned: c.Table.Owner != nil, UpdateBy: c.UpdateBy}
 	b, err := form.Batch(r)
 	if err != nil {
 		return err

@@ -17,10 +17,6 @@ import (
 	"latchkey/internal/strictjson"
 )
 
-// DefaultOwner is the name of the owner who gets a record if the request that
-// creates it names no owner.
-const DefaultOwner = "admin"
-
 // owner is a user of the service. Each key belongs to one owner, who also owns
 // the records that the key creates. A new call is refused if Balance is less
 // than Rate.
@@ -38,6 +34,9 @@ var ownerTable = Table[owner]{
 	Indexes: []Index[owner]{{"name", func(o owner) [][]byte { return [][]byte{[]byte(o.Name)} }}},
 	List:    &Listing[owner]{Text: func(o owner) []string { return []string{o.Name} }},
 }
+
+// OwnerObject returns what the audit log calls the owner with this id.
+func OwnerObject(id uint64) string { return ownerTable.Audit.Object + " " + strconv.FormatUint(id, 10) }
 
 // EnsureOwner returns the owner called name, or DefaultOwner if name is blank.
 // It creates the owner if there is none. It returns ErrValidation if name has

@@ -13,6 +13,10 @@ import (
 // record counts its key and its contents as they are stored. Index entries do not count, because
 // they belong to the form of the database and change with it.
 
+// DefaultOwner is the name of the owner who gets a record if the request that
+// creates it names no owner.
+const DefaultOwner = "admin"
+
 // sandboxBit is set in the id of a sandbox. The other bits are the id of the owner whose sandbox it is. Ids of owners
 // are counted from 1 and never get so large; a JSON number of this size is exact.
 const sandboxBit = 1 << 40

@@ -89,7 +89,7 @@ func flagTable() map[string]commandFlags {
 		"keys rotate":     {rules: []flagRule{{flags: "overlap secret-file", excludes: "finish"}, {flags: "if-unused", needs: "finish"}}, independent: "finish"},
 		"keys explain":    {independent: "method path ip carrier"},
 		"keys leaked":     {rules: []flagRule{{flags: "json revoke", excludes: "pattern"}, {flags: "pattern", excludes: "PATH"}}},
-		"keys import":     {rules: append([]flagRule{{flags: "csv charset", excludes: "from"}, {flags: "permission", needs: "from"}}, file.rules...), independent: "from dry-run"},
+		"keys import":     {rules: append([]flagRule{{flags: "csv charset", excludes: "from"}, {flags: "permission", needs: "from"}}, file.rules...), independent: "from dry-run owner"},
 		"webhooks create": {independent: "name target event owner secret-file"}, "webhooks list": spaces, "webhooks logs": pages,
 		"webhooks test": {independent: "event"}, "webhooks redeliver": {independent: "log"}, "webhooks retry-failed": {}, "webhooks release": {independent: "discard"}, "webhooks delete": {},
 		"admin create": {independent: "name role password-file"}, "admin passwd": {independent: "password-file"}, "admin setup-link": {place: onBoth},
@@ -117,10 +117,13 @@ func flagTable() map[string]commandFlags {
 			table[name+" list"], table[name+" import"] = pages, file
 		}
 		if slices.Contains(strings.Fields("agents contacts schedules variables"), name) {
-			table[name+" list"] = spaces
+			table[name+" list"], table[name+" import"] = spaces, commandFlags{rules: file.rules, independent: file.independent + " owner"}
+		}
+		if name == "agents" {
+			table[name+" update"] = commandFlags{independent: strings.TrimSuffix(flags, " owner")}
 		}
 		if name == "contacts" {
-			table[name+" import"] = commandFlags{rules: append([]flagRule{{flags: "skip-duplicates", excludes: "update-by"}}, file.rules...), independent: file.independent + " update-by"}
+			table[name+" import"] = commandFlags{rules: append([]flagRule{{flags: "skip-duplicates", excludes: "update-by"}}, file.rules...), independent: file.independent + " owner update-by"}
 		}
 		if name != "events" && name != "owners" {
 			table[name+" delete"] = commandFlags{}

@@ -72,6 +72,7 @@ func (s *session) keysCommand() *cli.Command {
 			Flags: append(csvFlags(),
 				&cli.StringFlag{Name: "from", Usage: "the program that FILE was exported from: " + strings.Join(foreignSources(), " or ")},
 				&cli.StringSliceFlag{Name: "permission", Usage: "with --from: permission for each key that has no permission known here (repeatable)"},
+				importOwnerFlag(),
 			), Description: `All rows are imported or none. With --dry-run the server makes the same
 checks.
 
@@ -98,7 +99,7 @@ func keyFlags() []cli.Flag {
 		&cli.StringFlag{Name: "ref", Usage: "unique name of the key in files for latchkey apply, such as billing/ci"},
 		&cli.StringSliceFlag{Name: "permission", Usage: "permission (repeatable); " + allPermissions},
 		&cli.StringSliceFlag{Name: "limit", Usage: "`NAME=NUMBER`, or NAME=default"},
-		&cli.StringFlag{Name: "owner", Usage: "owner for whom the key acts; a new name makes a new owner"},
+		&cli.StringFlag{Name: "owner", Usage: "owner for whom the key acts; a new name makes a new owner; default: admin"},
 		&cli.StringFlag{Name: "environment", Usage: "environment of the key, such as live or test"},
 		&cli.StringSliceFlag{Name: "allowed-ip", Usage: "address or range from which the key is accepted (repeatable); default: any address"},
 		&cli.StringSliceFlag{Name: "resource", Usage: "`KIND=ID,ID`: only these agents, contacts or teams exist for the key (repeatable); none: no limit"},

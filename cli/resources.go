@@ -71,7 +71,7 @@ func (s *session) resourceCommands() []*cli.Command {
 			{"model", "model", "language model", 's'},
 			{"voice", "voice_id", "voice", 's'},
 			{"team", "team_id", "id of a team", 'n'},
-			{"owner", "owner", "owner of the record; a new name makes a new owner", 's'},
+			{"owner", "owner", "owner of the record; a new name makes a new owner; default: admin", 's'},
 		}},
 		{"contacts", "contacts", "contacts", "contacts, the people to call", []string{"id", "full_name", "email", "company", "stage", "status", "owner"}, []field{
 			{"first-name", "first_name", "first name", 's'},
@@ -83,7 +83,7 @@ func (s *session) resourceCommands() []*cli.Command {
 			{"status", "status", "status, such as not_contacted", 's'},
 			{"tag", "tags", "tag (repeatable)", 'l'},
 			{"team", "team_id", "id of a team", 'n'},
-			{"owner", "owner", "owner of the record; a new name makes a new owner", 's'},
+			{"owner", "owner", "owner of the record; a new name makes a new owner; default: admin", 's'},
 		}},
 		{"teams", "teams", "teams", "teams, whose members see the records of the team", []string{"id", "name", "members"}, []field{
 			{"name", "name", "name of the team", 's'},
@@ -95,7 +95,7 @@ func (s *session) resourceCommands() []*cli.Command {
 			{"rate", "rate", "price of a minute of a call, and the lowest balance with which a call starts", 'n'},
 		}},
 		{"schedules", "schedules", "schedules", "schedules, the times when owners are available; set the times with import", []string{"id", "owner", "time_zone", "buffer_minutes", "notice_minutes"}, []field{
-			{"owner", "owner", "owner of the record; a new name makes a new owner", 's'},
+			{"owner", "owner", "owner of the record; a new name makes a new owner; default: admin", 's'},
 			{"time-zone", "time_zone", "time zone, such as Europe/Berlin", 's'},
 			{"buffer", "buffer_minutes", "minutes to keep free before and after every event", 'n'},
 			{"notice", "notice_minutes", "minutes from now to the earliest free slot", 'n'},
@@ -107,7 +107,7 @@ func (s *session) resourceCommands() []*cli.Command {
 			{"context", "context_type", "what the variable describes: contact or business", 's'},
 			{"description", "description", "description", 's'},
 			{"option", "select_options", "allowed value of a select (repeatable)", 'l'},
-			{"owner", "owner", "owner of the record; a new name makes a new owner", 's'},
+			{"owner", "owner", "owner of the record; a new name makes a new owner; default: admin", 's'},
 		}},
 		{"do-not-call", "do-not-call", "do_not_call", "phone numbers that are never called", []string{"id", "phone_number", "reason", "created_at"}, []field{
 			{"phone", "phone_number", "phone number, such as +4930555044", 's'},
@@ -133,7 +133,7 @@ func (s *session) events() *cli.Command {
 		{"location", "location", "place of the event", 's'},
 		{"agent", "ai_agent_id", "id of an agent", 'n'},
 		{"team", "team_id", "id of a team", 'n'},
-		{"owner", "owner", "owner of the record; a new name makes a new owner", 's'},
+		{"owner", "owner", "owner of the record; a new name makes a new owner; default: admin", 's'},
 	}}
 	return &cli.Command{Name: "events", Usage: "create, list and cancel events of the calendar", Commands: []*cli.Command{
 		s.create(r), s.listSpaces(r),
@@ -206,21 +206,67 @@ Friday, 09:00-17:00.`
 				return err
 			}
 			answer, err := s.call(ctx, c, Request{http.MethodDelete, "/admin/v1/" + r.path + "/" + url.PathEscape(id), nil})
-			if err == nil && c.Bool("json") {
+			if err != nil {
+				return err
+			}
+			if c.Bool("json") {
 				return s.printJSON(answer)
 			}
+			message := fmt.Sprintf("Deleted the %s %s.", strings.TrimSuffix(r.name, "s"), id)
+			switch r.name {
+			case "contacts":
+				message += " Calls and events keep what they have of the person; \"Delete a person's data\" in docs/operate.md has the rest."
+			case "do-not-call":
+				message = "Deleted. The number can be called again."
+			}
+			_, err = fmt.Fprintln(s.env.Stdout, message)
 			return err
 		},
 	}
 	all := []*cli.Command{s.create(r), s.list(r), load, remove}
 	if slices.ContainsFunc(r.fields, func(f field) bool { return f.flag == "owner" }) {
 		all[1] = s.listSpaces(r)
+		load.Flags = append(load.Flags, importOwnerFlag())
+	}
+	if r.name == "agents" {
+		all = append(all, s.update(r))
 	}
 	if r.name == "owners" { // owners cannot be deleted
 		all[3] = s.updateOwnerCommand()
 		all = append(all, s.showOwnerCommand())
 	}
 	return &cli.Command{Name: r.name, Usage: "create, list and import " + r.usage, Commands: all}
+}
+
+// importOwnerFlag returns the flag for the owner of what is imported.
+func importOwnerFlag() cli.Flag {
+	return &cli.StringFlag{Name: "owner", Usage: "owner of the rows that name none; default: admin"}
+}
+
+// update returns the command that changes a record. Its owner cannot be changed.
+func (s *session) update(r resource) *cli.Command {
+	r.fields = slices.DeleteFunc(slices.Clone(r.fields), func(f field) bool { return f.flag == "owner" })
+	return &cli.Command{
+		Name: "update", Usage: "change a record and print it", ArgsUsage: "ID", Flags: r.flags(),
+		Action: func(ctx context.Context, c *cli.Command) error {
+			id, err := oneArgument(c)
+			if err != nil {
+				return err
+			}
+			if !slices.ContainsFunc(r.fields, func(f field) bool { return c.IsSet(f.flag) }) {
+				return misused(c, errors.New("nothing to change: name at least one flag"))
+			}
+			body, err := r.body(c)
+			if err != nil {
+				return err
+			}
+			changed, err := s.call(ctx, c, Request{http.MethodPatch, "/admin/v1/" + r.path + "/" + url.PathEscape(id), body})
+			if err != nil {
+				return err
+			}
+			return s.printList(c, changed, "", r.columns)
+		},
+	}
 }
 
 // listOf returns the command that lists records. path is their URL path below /admin/v1/, and also
@@ -568,18 +614,21 @@ func (u upload) query(c *cli.Command, dry bool) url.Values {
 	if c.Bool("skip-duplicates") {
 		q.Set("skip_duplicates", "true")
 	}
+	if owner := c.String("owner"); owner != "" {
+		q.Set("owner", owner)
+	}
 	return q
 }
 
 // probeImport returns an error if the server does not know the flags of an import. A server that is
 // older would ignore them and create the rows. So probeImport sends no rows first.
 func (s *session) probeImport(ctx context.Context, c *cli.Command, u upload) error {
-	if !c.Bool("dry-run") && c.String("update-by") == "" && !c.Bool("skip-duplicates") {
+	if !c.Bool("dry-run") && c.String("update-by") == "" && !c.Bool("skip-duplicates") && c.String("owner") == "" {
 		return nil
 	}
 	probe, err := s.call(ctx, c, Request{http.MethodPost, u.path + "?" + u.query(c, true).Encode(), map[string]any{u.member: []any{}}})
 	if err == nil && probe["dry_run"] != true {
-		err = errors.New("the server is older than this program and does not support --dry-run, --update-by and --skip-duplicates; restart it with the new version")
+		err = errors.New("the server is older than this program and does not support --dry-run, --update-by, --skip-duplicates and --owner; restart it with the new version")
 	}
 	return err
 }

@@ -31,6 +31,7 @@ type importPage struct {
 	Sent      importSent
 	Choices   []choice // of Sent.Twins
 	Charsets  []choice
+	Owners    []choice   // to choose from
 	Faults    []rowFault // the refused rows
 	More      int        // number of refused rows that are not in Faults
 	Plan      *importPlan
@@ -43,6 +44,7 @@ type importPlan struct {
 	Separator                              string
 	Rows, Created, Updated, Skipped, Wrong int
 	Importable                             bool
+	Owners                                 string      // the owners of what would be stored
 	Heads                                  []namedText // name of each column in the file, and what it means if that differs
 	First                                  [][]string  // the cells of the first rows
 }
@@ -64,7 +66,8 @@ const (
 type importSent struct {
 	Data           []byte
 	Twins, Charset string
-	Import         bool // import it; otherwise only say what an import would do
+	Owner          string // of the rows that name none; "" is the default owner
+	Import         bool   // import it; otherwise only say what an import would do
 }
 
 // Text returns the CSV for the field in which it can be edited, or "" if a browser would send other
@@ -91,7 +94,7 @@ func readImport(v *pageRequest) (s importSent, fault *Fault) {
 		return s, &Fault{Status: http.StatusRequestEntityTooLarge, Message: "The form cannot be read. Its size must be at most 1 MiB. Import a larger file with: latchkey contacts import FILE"}
 	}
 	form := v.R.PostForm
-	s = importSent{Twins: form.Get("twins"), Charset: form.Get("charset"), Import: form.Get("do") == "import", Data: []byte(strings.ReplaceAll(form.Get("csv"), "\r\n", "\n"))}
+	s = importSent{Twins: form.Get("twins"), Charset: form.Get("charset"), Owner: strings.TrimSpace(form.Get("owner")), Import: form.Get("do") == "import", Data: []byte(strings.ReplaceAll(form.Get("csv"), "\r\n", "\n"))}
 	if kept := form.Get("data"); kept != "" {
 		data, err := base64.StdEncoding.DecodeString(kept)
 		if err != nil {
@@ -132,6 +135,9 @@ func (s importSent) send(v *pageRequest, dry bool) (map[string]any, *Fault) {
 	}
 	if dry {
 		q.Set("dry_run", "true")
+	}
+	if s.Owner != "" {
+		q.Set("owner", s.Owner)
 	}
 	if s.Charset != "" {
 		kind += "; charset=" + s.Charset
@@ -187,6 +193,7 @@ func showImport(v *pageRequest, page importPage, done string, fault *Fault) {
 		{Label: "UTF-8 or Unicode"}, {Value: "windows-1252", Label: "Western European (Windows-1252)"}, {Value: "windows-1250", Label: "Central European (Windows-1250)"},
 		{Value: "windows-1251", Label: "Cyrillic (Windows-1251)"},
 	}, page.Sent.Charset)
+	page.Owners = ownerChoices(v)
 	shown, status := view{Title: "Import contacts", Done: done}, http.StatusOK
 	if fault != nil {
 		status, shown.Fault = fault.Status, fault.Message
@@ -245,7 +252,7 @@ func importNote(word string) string {
 
 // showPlan shows the answer to a dry run, with the file in the form again.
 func showPlan(v *pageRequest, sent importSent, answer map[string]any) {
-	plan := &importPlan{Importable: answer["importable"] == true, Updated: int(numberOf(answer["updated"])), Skipped: int(numberOf(answer["skipped"]))}
+	plan := &importPlan{Importable: answer["importable"] == true, Updated: int(numberOf(answer["updated"])), Skipped: int(numberOf(answer["skipped"])), Owners: strings.Join(texts(answer["owner_names"]), ", ")}
 	page := importPage{Sent: sent, Plan: plan}
 	rows, _ := answer["contacts"].([]any)
 	plan.Rows = len(rows)
