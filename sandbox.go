@@ -7,7 +7,6 @@ import (
 	"errors"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 )
@@ -98,7 +97,7 @@ func (s *Sandboxes) reset(w http.ResponseWriter, r *Request) error {
 		total += n
 	}
 	deed := r.Deed()
-	deed.Object = ownerTable.Audit.Object + " " + strconv.FormatUint(owner, 10)
+	deed.Object = OwnerObject(owner)
 	deed.Detail = map[string]any{"owner": name, "records": total}
 	err = s.store.Update(func(tx *Tx) error {
 		_, err := clearSandbox(tx, owner) // what was added meanwhile
