@@ -245,7 +245,7 @@ func formCases() map[string]formCase {
 }
 
 // otherForms are the pages that take forms which do not show the values of a record.
-var otherForms = regexp.MustCompile(`^POST (/logout.*|/space|/account|/account/(link|preferences|passkeys|password/remove|app|recovery-codes)|/account/factors/\{id\}(/remove)?|/requests/\{id\}/fix|/confirm/oidc|/account/sessions/(end|\{id\}/end)|/confirm|/operators|/operators/\{id\}/(role|disable|enable|reset-factors)|/keys|/find|/reference/\{id\}|/keys/(find|bulk|presets)|/keys/\{id\}/(rotate|finish|revoke|\{verb\})|/tokens(/\{id\}/(rotate|revoke))?|/contacts/import|/backups/(check|download|\{id\}/check)|/[a-z/-]+/\{id\}/(delete|cancel|pause|resume|test|redeliver|retry)|/(webhooks|webhooks/release|agents|contacts|calendar/events|schedules|variables|do-not-call|owners|teams|calls))$`)
+var otherForms = regexp.MustCompile(`^POST (/logout.*|/space|/account|/account/(link|preferences|passkeys|password/remove|app|recovery-codes)|/account/factors/\{id\}(/remove)?|/requests/\{id\}/fix|/confirm/oidc|/account/sessions/(end|\{id\}/end)|/confirm|/operators|/operators/\{id\}/(role|disable|enable|reset-factors)|/keys|/find|/reference/\{id\}|/keys/(find|bulk|presets)|/keys/\{id\}/(rotate|finish|revoke|\{verb\})|/tokens(/\{id\}/(rotate|revoke))?|/contacts/import|/backups/(check|download|\{id\}/check)|/[a-z/-]+/\{id\}/(delete|cancel|pause|resume|test|redeliver|retry|empty)|/(webhooks|webhooks/release|agents|contacts|calendar/events|schedules|variables|do-not-call|owners|teams|calls))$`)
 
 // TestForms_KeepUntouched opens the form of each kind of record and sends it as a browser does:
 // untouched, with one field changed, and while somebody else changes another field.

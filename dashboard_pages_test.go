@@ -468,7 +468,7 @@ func TestKeyPages_CreateFaults(t *testing.T) {
 	b := newDashboard(t)
 	for _, tt := range []struct{ field, value, says, fold string }{
 		{"name", "", "Name is missing", ""}, {"permission", "", "Choose at least one permission.", ""}, {"ips", "x", "Allowed IP addresses must be", " open"},
-		{"limit.requests_per_minute_limit", "many", "Requests per minute must be a whole number", " open"}, {"environment", "No Word", "Environment must have", " open"}, {"expires", "soon", "Expires must be", " open"},
+		{"limit.requests_per_minute_limit", "many", "Requests per minute must be a whole number", " open"}, {"environment", "No Word", "Environment must have", " open"}, {"expires", "soon", "Expires must be", ""},
 	} {
 		form := url.Values{"name": {"ci & co"}, "permission": {"can_read_calls"}, "expiry": {"90d"}}
 		if form.Set(tt.field, tt.value); tt.value == "" {
@@ -766,4 +766,15 @@ func TestBackupPages(t *testing.T) {
 		t.Fatal("a backup was made in a file")
 	}
 	b.tells("/backups", "the latest try failed", "set backup.dir to a folder that Latchkey may write to", "none yet")
+}
+
+// TestKeyPages_Ref wants the name of a key in files for apply on its page, and no row for it without one.
+func TestKeyPages_Ref(t *testing.T) {
+	b := newDashboard(t)
+	named, _ := b.key(`["can_read_calls"]`, `"ref": "billing/ci"`)
+	plain, _ := b.key(`["can_read_calls"]`)
+	b.tells("/keys/"+named+"/access", `<dd class="mono">billing/ci</dd>`)
+	if page := b.tells("/keys/" + plain + "/access"); strings.Contains(page, "<dt>Ref") {
+		t.Error("a key without a ref has a row for it")
+	}
 }

@@ -513,6 +513,14 @@ func TestDashboard_Spaces(t *testing.T) {
 	if w := b.post("/keys", "name", "made here", "permission", "can_read_calls", "sandbox", "yes", "expiry", "90d", "nonce", "n1"); w.Code != 201 || !strings.Contains(w.Body.String(), "klen_test_") {
 		t.Errorf("got %d", w.Code)
 	}
+	look("/owners/1", `href="/owners/1/empty"`, "Alive")
+	look("/owners/1/empty", "Empty the sandbox of <bdi>admin</bdi>?", "Alive")
+	if w := b.post("/owners/1/empty"); w.Code != 303 || w.Header().Get("Location") != "/owners/1?done=emptied" {
+		t.Errorf("empty the sandbox: got %d to %s", w.Code, w.Header().Get("Location"))
+	}
+	look("/owners/1?done=emptied", "The sandbox is empty.", "Alive")
+	look("/contacts", "note sandbox", "Cleo")
 	b.post("/space", "space", "live", "next", "/contacts")
 	look("/contacts", "Alive", "Cleo")
+	look("/owners/1", "admin", "/empty")
 }

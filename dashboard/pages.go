@@ -242,13 +242,17 @@ func teamPages() *recordPages {
 // ownerPages are the pages of the owners. They have a field for each limit that the service has for
 // owners.
 type ownerPages struct {
-	contract bool // the service serves the Klen AI API, whose calls are paid from the wallets of owners
+	contract bool // the service serves the Klen AI API, whose calls are paid from the wallets of owners, and whose records can be in sandboxes
 }
 
 func (o ownerPages) sections() []section { return o.records(nil).sections() }
 
 func (o ownerPages) pages() map[string]page {
 	pages := map[string]page{}
+	if o.contract {
+		pages["GET /owners/{id}/empty"] = page{emptySandbox, askEmpty}
+		pages["POST /owners/{id}/empty"] = page{emptySandbox, doEmpty}
+	}
 	for pattern, records := range o.records(nil).pages() {
 		pages[pattern] = page{records.Needs, func(v *pageRequest) {
 			limits, e := ownerLimits(v)
@@ -260,6 +264,34 @@ func (o ownerPages) pages() map[string]page {
 		}}
 	}
 	return pages
+}
+
+// emptySandbox is the endpoint that empties the sandbox of an owner.
+const emptySandbox = "POST /admin/v1/sandbox/reset"
+
+// askEmpty asks whether the sandbox of an owner is to be emptied.
+func askEmpty(v *pageRequest) {
+	owner, e := v.call(http.MethodGet, "/admin/v1/owners/"+url.PathEscape(v.R.PathValue("id")), nil)
+	if e != nil {
+		v.showFault(e)
+		return
+	}
+	v.show(http.StatusOK, "emptysandbox", view{Title: "Empty the sandbox of " + textOf(owner["name"]), Data: owner})
+}
+
+// doEmpty empties the sandbox of an owner.
+func doEmpty(v *pageRequest) {
+	v.noDeadline()
+	at := "/owners/" + url.PathEscape(v.R.PathValue("id"))
+	owner, e := v.call(http.MethodGet, "/admin/v1"+at, nil)
+	if e == nil {
+		_, e = v.call(http.MethodPost, "/admin/v1/sandbox/reset", map[string]any{"owner": owner["name"]})
+	}
+	if e != nil {
+		v.showFault(e)
+		return
+	}
+	http.Redirect(v.W, v.R, at+"?done=emptied", http.StatusSeeOther)
 }
 
 // ownerLimits returns the fields for the limits of owners. The page of an owner shows what is used of
@@ -375,6 +407,7 @@ type ownerExtra struct {
 	storageBar
 	Chart chart // of the last 24 hours of its keys
 	Keys  int   // number of its keys
+	Empty bool  // whether the page shows sandboxes, and the operator may empty that of the owner
 	Shown int   // number of the keys in the chart
 }
 
@@ -418,7 +451,7 @@ func ownerStorage(v *pageRequest, p *recordPage) *Fault {
 	if b.Of > 0 {
 		b.Percent = int(min(100, 100*float64(b.Bytes)/float64(b.Of)))
 	}
-	e := ownerExtra{storageBar: b}
+	e := ownerExtra{storageBar: b, Empty: v.inSandbox() && !v.dashboard.o.WithoutContract && v.may(emptySandbox)}
 	ownerChart(v, textOf(p.Record["name"]), &e)
 	p.Extra = e
 	return nil

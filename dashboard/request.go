@@ -111,7 +111,7 @@ func done(word string) string {
 		}
 	}
 	return map[string]string{
-		"saved": "Saved.", "made": "Created.", "deleted": "Deleted.",
+		"saved": "Saved.", "made": "Created.", "deleted": "Deleted.", "emptied": "The sandbox is empty. The next request with one of its keys fills it again.",
 		"cancelled": "Cancelled. Subscribed webhooks are notified.", "queued": "It is sent again now, with the same delivery id.", "delivered": "The sample was delivered.",
 		"paused": "Paused. Nothing is sent to it until it is resumed.", "resumed": "Resumed.",
 		"found": "This is the key that has the secret. The secret was not kept.",
