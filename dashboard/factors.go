@@ -116,6 +116,20 @@ type factorList struct {
 	Required bool // a login with a password needs a second factor
 }
 
+// Passkeys returns how many passkeys work here.
+func (l factorList) Passkeys() (count int) {
+	for _, row := range l.Rows {
+		if row.Kind == factorKinds["passkey"] && row.Elsewhere == "" {
+			count++
+		}
+	}
+	return count
+}
+
+// Suffices reports whether the operator can do without a password, as the admin endpoint decides it: with two passkeys that work here, or
+// with one and recovery codes.
+func (l factorList) Suffices() bool { return l.Passkeys() >= 2 || l.Passkeys() == 1 && l.Codes > 0 }
+
 // factors returns the operator's second factors.
 func (v *pageRequest) factors() (list factorList, fault *Fault) {
 	answer, fault := v.call(http.MethodGet, "/admin/v1/factors", nil)
