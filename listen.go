@@ -111,6 +111,23 @@ func OpenListeners(o ListenerOptions) (*Listeners, error) {
 	return d, nil
 }
 
+// TryAddresses returns the error with which OpenListeners would not open the API or the admin listener, or nil. A start that is to
+// create the data folder calls it first, so that an address that is taken leaves no folder behind.
+func TryAddresses(c Config) error {
+	for _, x := range []listenerGroup{
+		{setting: "server.listen", network: "tcp", address: c.Server.Listen}, {setting: "admin.listen", network: "tcp", address: c.Admin.Listen},
+	} {
+		l, err := x.listen()
+		if err == nil {
+			err = l.Close()
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // openAll opens the listeners of every group and makes the control socket accessible only to the
 // user of the service.
 func (d *Listeners) openAll() error {

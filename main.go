@@ -399,6 +399,11 @@ func (o serveOptions) run(ctx context.Context, log *Log) (err error) {
 		return err
 	}
 	warn(o.log, warnings)
+	if _, err := os.Stat(o.config.Server.Data); errors.Is(err, os.ErrNotExist) && os.Getenv("LISTEN_FDS") == "" {
+		if err := TryAddresses(o.config); err != nil {
+			return err
+		}
+	}
 	a, err := OpenApp(AppOptions{Config: o.config, Clock: clock.NewClock(), Create: true, Pepper: pepper(), Log: log.Logger, Access: log.Access, Demo: o.Demo})
 	if err != nil {
 		return err
@@ -550,6 +555,9 @@ func (o serveOptions) announce(a *App, api, admin net.Addr) {
 	url := o.config.APIURL(api.String())
 	if !cli.IsTerminal(o.Stdout) {
 		o.log.Info("listening", "version", ProgramVersion(), "api", url, "api_addr", api.String(), "admin_addr", admin.String(), "data", data, "config", source)
+		if exists, err := a.Operators.Any(); err == nil && !exists && !o.Demo {
+			o.log.Info("nobody can log in to the dashboard yet, because there is no operator; create a link with: latchkey admin setup-link")
+		}
 		o.flush(0) // a script that has started the service may wait for this line
 		return
 	}

@@ -178,6 +178,12 @@ func TestProgram_Refusals(t *testing.T) {
 		if exit != tt.exit || !strings.Contains(errs, tt.want) || out != "" {
 			t.Errorf("%s: got exit %d, %q, printed %q; want %d with %q", tt.name, exit, errs, out, tt.exit, tt.want)
 		}
+		if _, err := os.Stat(other); !os.IsNotExist(err) {
+			t.Errorf("%s: left the data folder behind", tt.name)
+		}
+	}
+	if !strings.Contains(p.Out.String(), "latchkey admin setup-link") {
+		t.Error("the log of a start without an operator does not say how to create one")
 	}
 	if got, _ := p.Get(t, "/healthz", ""); got != 200 {
 		t.Errorf("the first server: got %d, want 200 still", got)
@@ -298,6 +304,9 @@ func TestProgram_Demo(t *testing.T) {
 		}
 	}
 	p.Stop(t)
+	if strings.Contains(p.Out.String(), "webhook delivery failed") {
+		t.Error("a failed delivery is logged below the key")
+	}
 	if _, after, _ := strings.Cut(p.Out.String(), "This is a demo"); strings.Contains(after, "/admin/v1/") || !strings.Contains(after, `"route":"/api/v1/agents"`) {
 		t.Errorf("after the key: got %s, want only the requests of the test", after)
 	}
