@@ -34,6 +34,16 @@ func TestSeedDemo(t *testing.T) {
 	if err := again.seed(); err != nil {
 		t.Fatal(err)
 	}
+	err := a.Store.View(func(tx *Tx) error { // no failed attempt is logged below what the demo prints
+		_, tries, err := headOf(tx, 1)
+		if _, due := nextDelivery(tx, 1, a.clock.Now().Add(30*time.Minute)); tries != 4 || !errors.Is(due, ErrNotFound) {
+			t.Errorf("after %d attempts: got %v, want a delivery that is not due within half an hour", tries, due)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	if one, two := demoUsage(a), demoUsage(again); one != two {
 		t.Errorf("got\n%s\nand the second time\n%s", one, two)
 	}

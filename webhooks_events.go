@@ -368,7 +368,8 @@ func HasWebhooks(tx *Tx) bool {
 }
 
 // AddFailingWebhook creates a webhook of the operator for the demo. It was created at created, and its
-// receiver has not answered for the two days before now. The receiver's name can never exist.
+// receiver has not answered for the two days before now. The receiver's name can never exist. The next attempt is due more than half an
+// hour after now, so that no failed attempt is logged below the lines that the demo prints.
 func AddFailingWebhook(tx *Tx, peppers Peppers, created, now time.Time) error {
 	hook := webhook{Name: "chat alerts", URL: "https://chat.example.invalid/latchkey", Events: []string{KeyCreated, KeyRotated, KeyRevoked}, Active: true, CreatedAt: created, UpdatedAt: created}
 	var err error
@@ -390,17 +391,19 @@ func AddFailingWebhook(tx *Tx, peppers Peppers, created, now time.Time) error {
 		if err := Publish(tx, e); err != nil {
 			return err
 		}
-		if err := tryPast(tx, hook.ID, at, down); err != nil {
+		if err := tryPast(tx, hook.ID, [2]time.Time{at, now.Add(-time.Hour)}, down); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// tryPast stores the attempts at the delivery that is due at a time of the past: one that succeeded, or
-// four without an answer if the time is after down.
-func tryPast(tx *Tx, webhook uint64, at, down time.Time) error {
-	for range 4 {
+// tryPast stores the attempts at the delivery that is due at the first of two times of the past: one that succeeded, or
+// four without an answer, the last of them at the second time, if the first is after down.
+func tryPast(tx *Tx, webhook uint64, between [2]time.Time, down time.Time) error {
+	const tries = 4
+	at, step := between[0], between[1].Sub(between[0])/(tries-1)
+	for range tries {
 		d, err := nextDelivery(tx, webhook, at)
 		if err != nil {
 			return err
@@ -412,7 +415,7 @@ func tryPast(tx *Tx, webhook uint64, at, down time.Time) error {
 		if _, err := Settle(tx, d, a, at); err != nil || a.Success() {
 			return err
 		}
-		at = at.Add(schedule()[len(schedule())-1] + 10*time.Minute)
+		at = at.Add(step)
 	}
 	return nil
 }
