@@ -273,6 +273,43 @@ func settingTables(example string) string {
 	return b.String()
 }
 
+// TestDocs_Settings looks up each setting that the README and the documents name with its section, such as "[bounds] owner_bytes", in
+// config.example.toml.
+func TestDocs_Settings(t *testing.T) {
+	known, section := map[string]bool{}, ""
+	for line := range strings.Lines(read(t, "config.example.toml")) {
+		if m := regexp.MustCompile(`^\[([a-z_.]+)\]`).FindStringSubmatch(line); m != nil {
+			section = m[1]
+			known[section] = true
+		}
+		if key, _, ok := strings.Cut(line, " = "); ok && !strings.HasPrefix(line, "#") {
+			known[section+" "+key] = true
+		}
+	}
+	pages, err := filepath.Glob("docs/*.md")
+	if err != nil || len(pages) == 0 {
+		t.Fatalf("got %v, %v", pages, err)
+	}
+	named := 0
+	for _, page := range append(pages, "README.md", "SECURITY.md") {
+		text := read(t, page)
+		look := func(section, key string) {
+			if named++; known[section] && !known[section+" "+key] {
+				t.Errorf("%s names the setting %s of [%s], which does not exist", page, key, section)
+			}
+		}
+		for _, m := range regexp.MustCompile("`\\[([a-z_.]+)\\] ([a-z_0-9]+)( = [^`]*)?`").FindAllStringSubmatch(text, -1) {
+			look(m[1], m[2])
+		}
+		for _, m := range regexp.MustCompile("`([a-z_0-9]+)` (?:under|of|in) `\\[([a-z_.]+)\\]`").FindAllStringSubmatch(text, -1) {
+			look(m[2], m[1])
+		}
+	}
+	if named < 10 {
+		t.Errorf("got %d settings, want those of the documents", named)
+	}
+}
+
 // shellBlocks returns the sh blocks of a section of a page, from its heading to the next one of the
 // same level.
 func shellBlocks(t *testing.T, page, heading string) (blocks []string) {
