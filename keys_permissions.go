@@ -352,7 +352,11 @@ func (r *Policy) Parse(names []string) (set Permission, err error) {
 	for _, name := range names {
 		bit := r.bit(name)
 		if bit == 0 {
-			return 0, ErrValidation.With("permissions: unknown permission %q. Known are %s.", name, strings.Join(r.Names(^Permission(0)), ", "))
+			where := ""
+			if name == "all" {
+				where = ", which only the flag --permission knows"
+			}
+			return 0, ErrValidation.With("permissions: unknown permission %q%s. Known are %s.", name, where, strings.Join(r.Names(^Permission(0)), ", "))
 		}
 		set |= bit
 	}
