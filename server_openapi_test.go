@@ -513,7 +513,7 @@ func (s *byteSource) Uint64() uint64 {
 	return b<<56 | 0x00a5a5a5a5a5a500 | b
 }
 
-// FuzzOpenAPI is TestOpenAPI_Fuzz with requests that the fuzz engine chooses: up to 12 of them to any operations
+// FuzzOpenAPI is TestOpenAPI_Fuzz with requests that the fuzz engine chooses: up to 8 of them to any operations
 // of a new service, one after the other.
 func FuzzOpenAPI(f *testing.F) {
 	doc, err := description()
@@ -547,7 +547,7 @@ func FuzzOpenAPI(f *testing.F) {
 		from := &byteSource{choices, rand.NewPCG(1, 1)}
 		n := &inventor{Rand: rand.New(from), receiver: receiver.URL, ids: map[string][]string{}}
 		o := newWalker(newAuthz(t, func(c *Config) { c.Webhooks.AllowPrivateTargets = true }), n)
-		for i := 0; i < 12 && len(from.data) > 0; i++ {
+		for i := 0; i < 8 && len(from.data) > 0; i++ {
 			next := all[n.IntN(len(all))]
 			n.wrong = n.IntN(2) == 1
 			o.visit(next.method, next.path, next.op)
