@@ -51,13 +51,10 @@ var docLinks = sync.OnceValue(func() (list []docLink) {
 	return list
 })
 
-// docRank is 0 for the introduction, 1 for what operators need, and 2 for the history.
+// docRank is 0 for the introduction, and 1 for the rest.
 func docRank(name string) int {
-	switch name {
-	case "readme":
+	if name == "readme" {
 		return 0
-	case "changelog":
-		return 2
 	}
 	return 1
 }
