@@ -52,7 +52,7 @@ func TestKeyImport_CSV(t *testing.T) {
 		{"name,sha256,permissions\nx," + sha("a") + "\n", "has 2 cells"},
 		{"name,sha256,permissions\nx," + sha("a") + ",can_fly\n", "line 2 of the file (row 1): permissions"},
 		{"name,sha256,permissions,calls_per_day_limit\nx," + sha("a") + ",can_read_agents,many\n", "line 2 of the file (row 1): calls_per_day_limit"},
-		{"name,sha256,permissions,calls_per_day_limit\nx," + sha("a") + ",can_read_agents,0\n", "line 2 of the file (row 1): limits.calls_per_day_limit"},
+		{"name,sha256,permissions,calls_per_day_limit\nx," + sha("a") + ",can_read_agents,0\n", "line 2 of the file (row 1): calls_per_day_limit must be"},
 	} {
 		if w := a.load("text/csv", tt.body); w.Code != 400 || !strings.Contains(w.Body.String(), tt.want) {
 			t.Errorf("%q: got %d %s, want 400 with %q", tt.body, w.Code, w.Body, tt.want)
