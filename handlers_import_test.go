@@ -414,7 +414,7 @@ func TestImports_Rows(t *testing.T) {
 			t.Errorf("%s %.60q: got %d %s, want %s", tt.of, tt.body, w.Code, w.Body, tt.want)
 		}
 	}
-	for of, want := range map[string]string{"contacts": "1 contact.", "do_not_call": "1 number.", "owners": "1 owner."} {
+	for of, want := range map[string]string{"contacts": "1 contact. Owner: admin.", "do_not_call": "1 number.", "owners": "1 owner."} {
 		row := map[string]string{"contacts": `{"first_name": "A"}`, "do_not_call": `{"phone_number": "+4930555010"}`, "owners": `{"name": "A"}`}[of]
 		path := "/admin/v1/" + strings.ReplaceAll(of, "_", "-") + "/import"
 		dry, done := a.operate(200, "POST", path+"?dry_run=true", "["+row+"]"), a.operate(201, "POST", path, "["+row+"]")
