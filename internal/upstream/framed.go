@@ -26,18 +26,20 @@ type Framed struct{ *http.Transport }
 // hold makes room for each connection.
 func NewFramed(t *http.Transport, hold Hold) Framed {
 	t.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
-		conn, err := hold.dial(ctx, network, address)
+		conn, err := connect(ctx, func(ctx context.Context) (net.Conn, error) { return hold.dial(ctx, network, address) })
 		if err != nil {
 			return nil, err
 		}
 		return newFramedConn(conn), nil
 	}
 	t.DialTLSContext = func(ctx context.Context, network, address string) (net.Conn, error) {
-		conn, err := hold.dial(ctx, network, address)
-		if err != nil {
-			return nil, err
-		}
-		return secure(ctx, conn, t, address)
+		return connect(ctx, func(ctx context.Context) (net.Conn, error) {
+			conn, err := hold.dial(ctx, network, address)
+			if err != nil {
+				return nil, err
+			}
+			return secure(ctx, conn, t, address)
+		})
 	}
 	return Framed{t}
 }
@@ -56,8 +58,6 @@ func secure(ctx context.Context, conn net.Conn, t *http.Transport, address strin
 	if config.NextProtos == nil {
 		config.NextProtos = []string{"h2", "http/1.1"}
 	}
-	ctx, cancel := context.WithTimeout(ctx, dialTime)
-	defer cancel()
 	secured := tls.Client(conn, config)
 	if err := secured.HandshakeContext(ctx); err != nil {
 		_ = conn.Close()

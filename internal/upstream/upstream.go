@@ -33,9 +33,9 @@ type Pool struct {
 	closed bool                   // Close was called
 }
 
-// dialTime, idleTime and maxIdle have the same values as the http.Transport in guard_proxy.go.
+// idleTime and maxIdle have the same values as the http.Transport in guard_proxy.go.
 const (
-	dialTime = 10 * time.Second      // timeout for a new connection
+	dialTime = 10 * time.Second      // timeout for a new connection, with its TLS handshake
 	idleTime = 90 * time.Second      // how long an idle connection is kept
 	lookTime = 10 * time.Second      // interval between checks of the idle connections
 	maxIdle  = 1024                  // maximum number of idle connections per host
@@ -50,16 +50,15 @@ type Hold func() (done func(), err error)
 
 // dial opens a connection for which there is room.
 func (h Hold) dial(ctx context.Context, network, address string) (net.Conn, error) {
-	dialer := &net.Dialer{Timeout: dialTime, KeepAlive: 30 * time.Second}
-	dial := func() (net.Conn, error) { return dialer.DialContext(ctx, network, address) }
+	dialer := &net.Dialer{KeepAlive: 30 * time.Second}
 	if h == nil {
-		return connect(ctx, dial)
+		return dialer.DialContext(ctx, network, address)
 	}
 	done, err := h()
 	if err != nil {
 		return nil, err
 	}
-	conn, err := connect(ctx, dial)
+	conn, err := dialer.DialContext(ctx, network, address)
 	if err != nil {
 		done()
 		return nil, err
@@ -72,19 +71,20 @@ const (
 	stalled   = 20 * time.Millisecond // a timeout that is noticed so late shows that this process did not run
 )
 
-// connect calls dial, whose attempt may take dialTime. If the end of that time is noticed late, this
-// process did not run then: it was stopped, or the machine was suspended. The upstream may have
+// connect calls dial with a context that ends after dialTime. If that is noticed late, this process
+// did not run at that time: it was stopped, or the machine was suspended. The upstream may have
 // answered in time, so connect tries again.
-func connect(ctx context.Context, dial func() (net.Conn, error)) (conn net.Conn, err error) {
-	for range dialTries {
+func connect(ctx context.Context, dial func(context.Context) (net.Conn, error)) (net.Conn, error) {
+	for try := 1; ; try++ {
 		began := time.Now()
-		conn, err = dial()
+		attempt, cancel := context.WithTimeout(ctx, dialTime)
+		conn, err := dial(attempt)
+		cancel()
 		timeout := net.Error(nil)
-		if err == nil || ctx.Err() != nil || !errors.As(err, &timeout) || !timeout.Timeout() || time.Since(began) < dialTime+stalled {
-			break
+		if err == nil || try == dialTries || ctx.Err() != nil || !errors.As(err, &timeout) || !timeout.Timeout() || time.Since(began) < dialTime+stalled {
+			return conn, err
 		}
 	}
-	return conn, err
 }
 
 // heldConn is a connection that calls done when it is closed.
@@ -220,7 +220,7 @@ func (u *Pool) connect(ctx context.Context, host string) (*upstream, error) {
 	if _, _, err := net.SplitHostPort(host); err != nil {
 		address += ":80"
 	}
-	conn, err := u.Hold.dial(ctx, "tcp", address)
+	conn, err := connect(ctx, func(ctx context.Context) (net.Conn, error) { return u.Hold.dial(ctx, "tcp", address) })
 	if err != nil {
 		return nil, err
 	}

@@ -358,44 +358,33 @@ func TestPool_SendsAll(t *testing.T) {
 	}
 }
 
-// A connection whose time has passed while the process did not run is tried again, and no other.
+// A connection whose time has passed while the process did not run is tried again, and no other. So is a TLS handshake.
 func TestConnect_Stopped(t *testing.T) {
+	timeout := &net.OpError{Op: "dial", Err: os.ErrDeadlineExceeded}
 	refused := &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
-	late := &net.OpError{Op: "dial", Err: os.ErrDeadlineExceeded}
 	for _, tt := range []struct {
 		name  string
-		took  time.Duration
-		err   error
+		took  time.Duration // of each attempt
+		errs  []error       // of the attempts; the last one is the result
 		tries int
 	}{
-		{"in time", dialTime, late, 1},
-		{"noticed late", dialTime + 4*time.Second, late, dialTries},
-		{"refused late", dialTime + 4*time.Second, refused, 1},
-		{"opened late", dialTime + 4*time.Second, nil, 1},
+		{"in time", dialTime, []error{timeout}, 1},
+		{"noticed late", dialTime + 4*time.Second, []error{timeout, timeout, timeout}, 3},
+		{"noticed late, then opened", dialTime + 4*time.Second, []error{timeout, nil}, 2},
+		{"handshake", dialTime + 4*time.Second, []error{context.DeadlineExceeded, nil}, 2},
+		{"refused late", dialTime + 4*time.Second, []error{refused}, 1},
+		{"opened late", dialTime + 4*time.Second, []error{nil}, 1},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			tries := 0
-			_, err := connect(t.Context(), func() (net.Conn, error) {
-				tries++
+			_, err := connect(t.Context(), func(context.Context) (net.Conn, error) {
 				time.Sleep(tt.took)
-				return nil, tt.err
+				tries++
+				return nil, tt.errs[tries-1]
 			})
-			if err != tt.err || tries != tt.tries {
-				t.Errorf("%s: got %v after %d attempts, want %v after %d", tt.name, err, tries, tt.err, tt.tries)
+			if err != tt.errs[tt.tries-1] || tries != tt.tries {
+				t.Errorf("%s: got %v after %d attempts, want %d", tt.name, err, tries, tt.tries)
 			}
 		})
 	}
-	synctest.Test(t, func(t *testing.T) {
-		tries := 0
-		_, err := connect(t.Context(), func() (net.Conn, error) {
-			if tries++; tries == 1 {
-				time.Sleep(dialTime + time.Second)
-				return nil, late
-			}
-			return nil, nil
-		})
-		if err != nil || tries != 2 {
-			t.Errorf("opened at the second attempt: got %v after %d", err, tries)
-		}
-	})
 }
