@@ -93,7 +93,7 @@ func (l *Limiter) SpendBy(by CountedID, limits []Limit, now time.Time, list []Li
 				return after, err
 			}
 			if err := <-covered; err != nil {
-				return list, ErrUnavailable
+				return list, uncoveredError(err)
 			}
 			now = l.later(now)
 			continue
@@ -126,7 +126,7 @@ func (l *Limiter) SpendBy(by CountedID, limits []Limit, now time.Time, list []Li
 		covered := l.await(uncovered.Counters, uncovered.Counter, needs, now)
 		m.Unlock()
 		if err := <-covered; err != nil {
-			return list, ErrUnavailable
+			return list, uncoveredError(err)
 		}
 		now = l.later(now)
 	}
@@ -181,7 +181,7 @@ func (l *Limiter) SpendAll(charges []Charge, now time.Time, list []LimitStatus) 
 			covered := l.await(uncovered.Counters, uncovered.Counter, needs, now)
 			l.unlock(b)
 			if err := <-covered; err != nil {
-				return list, ErrUnavailable
+				return list, uncoveredError(err)
 			}
 			now = l.later(now)
 			continue
@@ -433,6 +433,15 @@ func (l *Limiter) await(m *counters, g *counter, n int, now time.Time) <-chan er
 	g.Waiting = append(g.Waiting, covered)
 	l.renew(m, g, now)
 	return covered
+}
+
+// uncoveredError returns the error of a request whose reserve could not be stored because of err. A refusal of the store is
+// ErrUnavailable, because it may speak of a change, which the request need not be.
+func uncoveredError(err error) error {
+	if refused := (*Error)(nil); errors.As(err, &refused) {
+		return ErrUnavailable
+	}
+	return err
 }
 
 // renew queues the write of a record with a larger reserve. It does nothing if such a write is

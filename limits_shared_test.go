@@ -286,29 +286,24 @@ func TestLimiter_NodesLate(t *testing.T) {
 	l.CountsAs("a", time.Now)
 	l.Begin(l.shared.now())
 	begun := time.Now().Add(-time.Hour)
-	list := []Charge{{ID: "id", Limit: Limit{"few", 4, time.Minute}, Cost: 1}} // so few that a reserve is one unit
-	for n := range 4 {
-		spent := make(chan error, 1)
-		go func() {
-			var err error
-			if n%2 == 0 {
-				_, err = l.SpendAll(list, begun, nil)
-			} else {
-				_, err = l.Spend("id", []Limit{list[0].Limit}, begun, nil)
+	few, many := Limit{"few", 4, time.Minute}, Limit{"many", 1000, time.Minute} // few: so few that a reserve is one unit
+	for way, spend := range map[string]func(id string, now time.Time) error{
+		"one limit":  func(id string, now time.Time) error { _, err := l.Spend(id, []Limit{few}, now, nil); return err },
+		"two limits": func(id string, now time.Time) error { _, err := l.Spend(id, []Limit{few, many}, now, nil); return err },
+		"SpendAll":   func(id string, now time.Time) error { _, err := l.SpendAll(charges(id, 1, few), now, nil); return err },
+		"SpendAll with a long limit": func(id string, now time.Time) error {
+			_, err := l.SpendAll(charges(id, 1, few, Limit{"day", 1000, 24 * time.Hour}), now, nil)
+			return err
+		},
+	} {
+		for range few.Max {
+			if err := within(t, way, func() error { return spend(way, begun) }); err != nil {
+				t.Fatalf("%s: %v", way, err)
 			}
-			spent <- err
-		}()
-		select {
-		case err := <-spent:
-			if err != nil {
-				t.Fatal(err)
-			}
-		case <-time.After(time.Minute):
-			t.Fatalf("request %d still waits for a reserve", n)
 		}
-	}
-	if _, err := l.SpendAll(list, l.shared.now(), nil); !errors.Is(err, ErrRateLimit) {
-		t.Errorf("got %v, want the units counted when they were admitted", err)
+		if err := spend(way, l.shared.now()); !errors.Is(err, ErrRateLimit) {
+			t.Errorf("%s: got %v, want the units counted when they were admitted", way, err)
+		}
 	}
 }
 
@@ -389,6 +384,88 @@ func TestLimiter_Nodes(t *testing.T) {
 	for _, l := range limiters {
 		if err := l.Close(); err != nil {
 			t.Error(err)
+		}
+	}
+}
+
+// TestLimiter_NodesStatus uses units of a limit on two nodes: on each, the status counts those of both.
+func TestLimiter_NodesStatus(t *testing.T) {
+	t.Parallel()
+	limit := Limit{"few", 4, time.Minute} // so few that a reserve is one unit
+	s := newTestStore(t)
+	var nodes []*Limiter
+	for _, name := range []string{"a", "b"} {
+		l := NewLimiter(s, epoch)
+		l.CountsAs(name, time.Now)
+		l.Begin(l.shared.now())
+		nodes = append(nodes, l)
+	}
+	var running sync.WaitGroup
+	for one := range limit.Max + 1 {
+		for other := range limit.Max + 1 - one {
+			running.Go(func() {
+				id, first := fmt.Sprint(one, "_", other), time.Now()
+				for i, n := range []int{one, other} {
+					for range n {
+						if _, err := nodes[i].SpendAll([]Charge{{ID: id, Limit: limit, Cost: 1}}, time.Now(), nil); err != nil {
+							t.Errorf("%d units on one node and %d on the other: %v", one, other, err)
+						}
+					}
+				}
+				now := time.Now()
+				for _, l := range nodes {
+					list, err := l.Statuses([]Charge{{ID: id, Limit: limit}}, now)
+					if err != nil || len(list) != 1 {
+						t.Errorf("got %v, %v", list, err)
+						return
+					}
+					used, got := one+other, list[0]
+					left := limit.Window - now.Sub(first) // of the first unit, at least
+					if got.Used != used || (got.Next > 0) != (used > 0) || (got.Wait > 0) != (used == limit.Max) || used > 0 && got.Next < left || used == limit.Max && got.Wait != got.Next {
+						t.Errorf("%d units on one node and %d on the other: got %+v, and %v left of the first", one, other, got, left)
+					}
+				}
+			})
+		}
+	}
+	running.Wait()
+}
+
+// TestLimiter_NodesDamaged damages what another node has used of a limit: whatever asks for the limit fails, whether its
+// counter is in memory or not, and nothing is admitted.
+func TestLimiter_NodesDamaged(t *testing.T) {
+	t.Parallel()
+	few := Limit{"few", 4, time.Minute} // so few that a reserve is one unit
+	list := []Charge{{ID: "id", Limit: few, Cost: 1}}
+	for name, use := range map[string]func(l *Limiter) error{
+		"Spend":    func(l *Limiter) error { _, err := l.Spend("id", []Limit{few}, l.shared.now(), nil); return err },
+		"SpendAll": func(l *Limiter) error { _, err := l.SpendAll(list, l.shared.now(), nil); return err },
+		"Statuses": func(l *Limiter) error { _, err := l.Statuses(list, l.shared.now()); return err },
+	} {
+		for harm, do := range map[string]func(tx *Tx) error{
+			"damaged":   func(tx *Tx) error { return damageBucket(tx, "meters") },
+			"no record": func(tx *Tx) error { return tx.Put("meters", counterKey("id", "few\x00a"), []byte("x")) },
+		} {
+			for _, known := range []bool{false, true} {
+				s := newTestStore(t)
+				node := func(name string) *Limiter {
+					l := NewLimiter(s, epoch)
+					l.CountsAs(name, time.Now)
+					l.Begin(l.shared.now())
+					return l
+				}
+				other, l := node("a"), node("b")
+				_, err := other.SpendAll(list, other.shared.now(), nil)
+				if known {
+					err = errors.Join(err, use(l))
+				}
+				if err = errors.Join(err, s.Update(do)); err != nil {
+					t.Fatal(err)
+				}
+				if err := within(t, name, func() error { return use(l) }); err == nil || errors.Is(err, ErrRateLimit) || errors.Is(err, ErrUnavailable) {
+					t.Errorf("%s, %s, in memory %t: got %v, want the error of the record", name, harm, known, err)
+				}
+			}
 		}
 	}
 }
