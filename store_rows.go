@@ -116,6 +116,7 @@ func setValueOf(tx *Tx, table string, key []byte, value uint64) error {
 	if err != nil || slot == 0 {
 		return err
 	}
+	tx.Writes++ // the value is stored with the chunk, but this must count for the change
 	return setRowValue(tx, table, slot, value)
 }
 

@@ -341,11 +341,8 @@ func (c *RowChunk) MayContain(word []byte, wanted uint64) (found uint64) {
 		if at < 0 {
 			break
 		}
-		for at += begin; left != 0 && int(c.ends[bits.TrailingZeros64(left)]) <= at; {
+		for at += begin; int(c.ends[bits.TrailingZeros64(left)]) <= at; { // stored ends with the last row
 			left &= left - 1
-		}
-		if left == 0 {
-			break
 		}
 		found |= left & -left
 		begin = int(c.ends[bits.TrailingZeros64(left)])
