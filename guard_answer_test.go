@@ -6,11 +6,14 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"latchkey/internal/upstream"
 	"latchkey/internal/upstream/upstreamtest"
 )
 
@@ -182,6 +185,72 @@ func TestProxy_LateAnswer(t *testing.T) {
 					_ = res.Body.Close()
 				}
 			}
+		}
+	}
+}
+
+// TestProxy_LastAnswer has the server end the client's connection after a request, whatever the upstream says of its own, and
+// also if it says nothing, by both ways to it. Only the answer says so, not the hint before it.
+func TestProxy_LastAnswer(t *testing.T) {
+	g, s := newScripted(t)
+	for _, last := range []bool{true, false} {
+		door := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if last {
+				w.Header().Set("Connection", "close")
+			}
+			g.api.ServeHTTP(w, r)
+		}))
+		t.Cleanup(door.Close)
+		for _, method := range []string{"GET", "HEAD", "POST", "OPTIONS"} {
+			for _, field := range []string{"", "Connection: keep-alive\r\n", "Connection: X-Hop\r\nX-Hop: 1\r\n", "nothing"} {
+				answer := upstreamtest.Sends("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\n" + field + "Content-Length: 0\r\n\r\n")
+				if field == "nothing" {
+					answer = upstreamtest.Sends("no answer\r\n\r\n")
+				}
+				s.Lines <- answer
+				c, err := net.Dial("tcp", door.Listener.Addr().String())
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer c.Close()
+				_ = c.SetDeadline(time.Now().Add(time.Minute))
+				if _, err := io.WriteString(c, method+" /raw HTTP/1.1\r\nHost: x\r\nX-API-Key: "+g.key+"\r\nContent-Length: 0\r\n\r\n"); err != nil {
+					t.Fatal(err)
+				}
+				in := bufio.NewReader(c)
+				want := []int{103, 200}
+				if field == "nothing" {
+					want = []int{502}
+				}
+				for _, status := range want {
+					res, err := http.ReadResponse(in, &http.Request{Method: method})
+					if err != nil {
+						t.Fatal(err)
+					}
+					if ends := res.Close || res.Header["Connection"] != nil; res.StatusCode != status || ends != (last && status != 103) || res.Header["X-Hop"] != nil {
+						t.Errorf("%s, the last one %t, %q: got %d, the end of the connection %t, %v", method, last, field, res.StatusCode, ends, res.Header)
+					}
+				}
+			}
+		}
+	}
+}
+
+// TestProxy_Head wants that upstream.Pool gets only requests to upstreams whose name is sent as it is.
+func TestProxy_Head(t *testing.T) {
+	if !upstream.SilentKnown {
+		t.Skip("all requests go through httputil.ReverseProxy here")
+	}
+	for host, want := range map[string]bool{
+		"api.example": true, "api.example:8080": true, "127.0.0.1:80": true, "[::1]:80": true, "[fe80::1%eth0]:80": false, "[fe80::1%25eth0]": false,
+		"api.example:": false, "b\u00fccher.example": false, "api example": false, "api\x7f": false,
+	} {
+		r := &Request{Request: httptest.NewRequest("GET", "/x?y=1", nil), Key: &Key{}}
+		r.Key.Resolve(defaultConfig().Rights(), nil)
+		x := &proxyExchange{request: r, guard: &proxyRoute{Path: "/x", Upstream: &url.URL{Scheme: "http", Host: host}}, proxy: &Proxy{}}
+		head, ok := x.head()
+		if ok != want || ok && !strings.HasPrefix(string(head), "GET /x?y=1 HTTP/1.1\r\nHost: "+host+"\r\n") {
+			t.Errorf("%s: got %t, %q", host, ok, head)
 		}
 	}
 }

@@ -176,6 +176,7 @@ func (p *Proxy) Forward(w http.ResponseWriter, r *Request, g *proxyRoute) error 
 	x.last = w.Header().Get("Connection") == "close"
 	if len(w.Header()) > 0 { // otherwise an early hints answer would send these fields and then remove them
 		x.said = w.Header().Clone()
+		delete(x.said, "Connection") // the upstream's says which of its fields must not be forwarded
 		clear(w.Header())
 	}
 	// The deadlines of the listener are for a whole request. Here each part of a body extends
@@ -397,6 +398,9 @@ func (b *sentBody) Close() error { return b.from.Close() }
 // It is the ErrorHandler of httputil.ReverseProxy.
 func (x *proxyExchange) fail(w http.ResponseWriter, r *http.Request, err error) {
 	maps.Copy(w.Header(), x.said)
+	if x.last {
+		w.Header().Set("Connection", "close")
+	}
 	var tooLarge *http.MaxBytesError
 	var late net.Error
 	var refused *Error
