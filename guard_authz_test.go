@@ -524,3 +524,51 @@ func BenchmarkAuthz(b *testing.B) {
 		}
 	}
 }
+
+// TestAuthz_Status compares the status that is sent to each proxy with that of the answer. nginx takes only 401 and 403 for a
+// refusal, and passes on what is in the fields.
+func TestAuthz_Status(t *testing.T) {
+	for _, family := range []authzFamily{authzNginx, authzForward, authzEnvoy} {
+		for _, status := range []int{200, 202, 204, 301, 400, 401, 403, 404, 429, 500, 503} {
+			w := httptest.NewRecorder()
+			a := family.Answer(w)
+			a.WriteHeader(status)
+			_, _ = a.Write([]byte("{}"))
+			want := status
+			if family == authzNginx && status >= 400 && status != 401 {
+				want = 403
+			}
+			said := w.Header().Get("X-Auth-Status")
+			if w.Code != want || family == authzNginx && said != strconv.Itoa(status) || family != authzNginx && said != "" {
+				t.Errorf("family %d, %d: got %d and the field %q, want %d", family, status, w.Code, said, want)
+			}
+		}
+	}
+}
+
+// linedRecorder is a writer that takes fields as lines.
+type linedRecorder struct {
+	*httptest.ResponseRecorder
+	lines []byte
+}
+
+func (w *linedRecorder) FieldLines() []byte         { return w.lines }
+func (w *linedRecorder) SetFieldLines(lines []byte) { w.lines = lines }
+
+// TestAuthz_Lines passes fields as lines through an answer: nginx gets copies of those that it would drop.
+func TestAuthz_Lines(t *testing.T) {
+	const lines = "Retry-After: 5\r\nX-Ratelimit-Limit: 60\r\nOther: 1\r\n"
+	for family, want := range map[authzFamily]string{authzNginx: lines + "X-Auth-Retry-After: 5\r\nX-Auth-Ratelimit-Limit: 60\r\n", authzForward: lines, authzEnvoy: lines} {
+		w := &linedRecorder{ResponseRecorder: httptest.NewRecorder()}
+		a, ok := family.Answer(w).(LineWriter)
+		if !ok {
+			t.Fatalf("family %d: the answer takes no lines", family)
+		}
+		if a.SetFieldLines([]byte(lines)); string(w.lines) != want || string(a.FieldLines()) != want {
+			t.Errorf("family %d: got %q, want %q", family, w.lines, want)
+		}
+		if _, ok := family.Answer(w.ResponseRecorder).(LineWriter); ok {
+			t.Errorf("family %d: takes lines for a writer that does not", family)
+		}
+	}
+}

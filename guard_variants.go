@@ -247,7 +247,7 @@ func (v *variantTable) refuseAs(q variantRequest, canonical string) error {
 		return ErrValidation.With("Some programs read the path %s as %s, which no route is for. Send it without characters that programs leave out or replace.",
 			ClipPath(q.path), ClipPath(canonical))
 	}
-	stays := q.guard.CaseSensitive && v.letters == foldCase || slices.ContainsFunc(ends, func(end *leaf) bool {
+	stays := slices.ContainsFunc(ends, func(end *leaf) bool {
 		return slices.ContainsFunc(end.spelled, func(l *leaf) bool { return slices.Contains(l.routes(), q.guard) })
 	}) // the path still matches the pattern of its route
 	// All patterns count, not only the narrowest one: a program may read the path in some of the ways

@@ -242,7 +242,7 @@ func TestRouteTable_Refuse(t *testing.T) {
 		{"to no route", []*proxyRoute{route("* /r/:id", low)}, "/r/A /r/a;", "/r/; /r/\u2025 /r/..."},
 		{"crossing", []*proxyRoute{route("GET /a/:x/b", low), route("POST /a/c/:y", high)}, "/a/c/b /a/D/b", "/a/C/b"},
 		{"an endpoint of Latchkey", []*proxyRoute{route("* /*all", low)}, "/healthz/x /api/v1/x", "/Healthz /API/v1/calls /api/v1/Calls/7"},
-		{"case_sensitive of the narrow route", []*proxyRoute{route("* /*all", low), route("* /a/*rest", high, true), route("* /b", high)}, "/a /A /A/x", "/B /a;x /\uff41/x"},
+		{"case_sensitive of the narrow route", []*proxyRoute{route("* /*all", low), route("* /a/*rest", high, true), route("* /b", high)}, "/a /A /A/x /a/X /a/x.y", "/B /a;x /a/..;/x /\uff41/x"},
 		{"case_sensitive of the wide route", []*proxyRoute{route("* /*all", low, true), route("* /a/*rest", high)}, "/a /A /A/x /Healthz", "/a;x /a./x /\uff41"},
 		{"alike, but for case", []*proxyRoute{route("* /a", low, true), route("* /A", high)}, "/a /A", ""},
 	} {
