@@ -312,3 +312,43 @@ func TestObservations(t *testing.T) {
 		t.Errorf("got %d lines in the log, want 2", got)
 	}
 }
+
+// TestObservations_NotStored has the write of a count fail: Flush returns the error, and the next one stores what has been
+// counted.
+func TestObservations_NotStored(t *testing.T) {
+	c := Charge{ID: "a", Limit: Limit{"few", 1, time.Minute}, Cost: 1, Observe: true}
+	for _, id := range []string{"a", ""} {
+		key := string(counterKey(id, "few"))
+		o := newDryRunCounts(newTestStore(t))
+		if err := o.store.Update(func(tx *Tx) error {
+			return errors.Join(blockKey(tx, "observed", key), tx.Put("other", []byte("x"), nil))
+		}); err != nil {
+			t.Fatal(err)
+		}
+		want := func(when string, n uint64) {
+			t.Helper()
+			for _, of := range []string{"a", ""} {
+				if got, err := o.Count(of, "few"); got != n || err != nil {
+					t.Errorf("%q cannot be written, %s: got the count %d of %q, %v; want %d", id, when, got, of, err, n)
+				}
+			}
+		}
+		for n := range uint64(2) {
+			o.Note(c, epoch)
+			if err := o.Flush(epoch); err == nil {
+				t.Errorf("%q cannot be written: Flush gives no error", id)
+			}
+			want("after a Flush", n+1)
+		}
+		if err := o.store.Update(func(tx *Tx) error {
+			return errors.Join(tx.Bolt.Bucket([]byte("observed")).DeleteBucket([]byte(key)), tx.Put("other", []byte("x"), nil))
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if err := o.Flush(epoch); err != nil {
+			t.Fatal(err)
+		}
+		o = newDryRunCounts(o.store)
+		want("when it can be again", 2)
+	}
+}

@@ -216,9 +216,9 @@ func (g *counter) Final() []byte {
 }
 
 // Busy reports whether readGauge could return a different counter from the stored record at now.
-// Only a counter that is not busy may be removed from memory.
+// Only a counter that is not busy may be removed from memory. Requests wait only while a write is pending.
 func (g *counter) Busy(now time.Time) bool {
-	return g.Pending || len(g.Waiting) > 0 || g.Window.Used(now) > 0 || now.UnixNano() < g.expires+g.Window.Span
+	return g.Pending || g.Window.Used(now) > 0 || now.UnixNano() < g.expires+g.Window.Span
 }
 
 // CounterRef remembers the counters of one id, so that the Limiter need not look them up. Keep one

@@ -556,6 +556,21 @@ func TestGauge_Bounds(t *testing.T) {
 			t.Errorf("used after %s: got low %t, want %t", at, low, want)
 		}
 	}
+	for most := 1; most <= 40; most++ { // up to the last unit, a larger reserve is requested in time
+		g, err := readGauge(nil, Limit{"x", most, span}, epoch)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for used := 1; used <= most; used++ {
+			if g.Left(epoch) == 0 {
+				plan, _ := g.Grow(epoch)
+				g.Grown(plan)
+			}
+			if _, low := g.Use(1, epoch); low != (used < most && g.reserve <= g.granted/2) {
+				t.Errorf("%d of %d used, a reserve of %d of %d: got low %t", used, most, g.reserve, g.granted, low)
+			}
+		}
+	}
 	if g.Final() == nil || g.Final() != nil {
 		t.Error("want a record that gives the reserve up, once")
 	}
