@@ -454,3 +454,44 @@ func TestKeyRow_OwnPermissions(t *testing.T) {
 	}
 	a.start()
 }
+
+// TestKeyring_ListDamaged damages each part of the list of keys: a list that needs it fails, and is not shorter.
+func TestKeyring_ListDamaged(t *testing.T) {
+	slots, rows, values := rowBuckets(KeyTable.Name)
+	for _, tt := range []struct {
+		name   string
+		filter KeyFilter
+		needs  []string
+	}{
+		{"all", KeyFilter{Now: epoch}, []string{rows}},
+		{"by name", KeyFilter{Now: epoch, Sort: "name"}, []string{rows}},
+		{"by the last use", KeyFilter{Now: epoch, Sort: "last_used"}, []string{slots, rows, values}},
+		{"never used", KeyFilter{Now: epoch, NeverUsed: true}, []string{slots, rows, values}},
+		{"unused", KeyFilter{Now: epoch, Unused: time.Hour}, []string{slots, rows, values}},
+	} {
+		for _, bucket := range []string{slots, rows, values} {
+			a := newTestApp(t)
+			_, stored := a.key(everyPermission)
+			_, secret := a.key(everyPermission)
+			a.ask("GET", "/api/v1/agents", stored, "")
+			if err := a.Keyring.Flush(); err != nil {
+				t.Fatal(err)
+			}
+			a.ask("GET", "/api/v1/agents", secret, "") // its use is stored later
+			damageRecords(t, a.Store, bucket)
+			for name, within := range map[string]func(func(*Tx) error) error{"View": a.Store.View, "Update": a.Store.Update} {
+				needed := slices.Contains(tt.needs, bucket) || bucket == values && name == "View" // the rows are kept in memory with their values
+				err := within(func(tx *Tx) error {
+					_, _, err := a.Keyring.List(t.Context(), tx, tt.filter, func(count int) (int, int) { return 0, count })
+					return err
+				})
+				if (err != nil) != needed {
+					t.Errorf("%s in %s, with damage in %s: got %v", tt.name, name, bucket, err)
+				}
+			}
+			if err := a.Store.Update(repairInside(&KeyTable)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -677,5 +678,24 @@ func TestFlush_KeepsCounts(t *testing.T) {
 	}
 	if _, sum := totals(t, a.App.history, subject{ofKey, id}, period{stepHour, 1, epoch}); sum.Total() != 3 {
 		t.Errorf("got %v in the history, want 3 requests", sum)
+	}
+}
+
+// TestKeyring_DamageReachesCaller has every operation of the Keyring meet damage in the buckets of keys and owners, and writes
+// that fail.
+func TestKeyring_DamageReachesCaller(t *testing.T) {
+	a, f := opsApp(t)
+	buckets := slices.DeleteFunc(storedBuckets(t, a.Store), func(name string) bool { return !strings.HasPrefix(name, "key") && !strings.HasPrefix(name, "owner") })
+	for _, op := range storedOps(a, f) {
+		if !strings.HasPrefix(op.name, "Keyring.") {
+			continue
+		}
+		lost, refused := op.lostDamage(t, a.Store, buckets)
+		for _, text := range append(lost, op.lostWriteErrors(t, a.Store)...) {
+			t.Errorf("%s: no error: %s", op.name, text)
+		}
+		if refused == 0 && op.name != "Keyring.Count" { // it reads a count, which is in another bucket
+			t.Errorf("%s: fails for no damage, so this shows nothing", op.name)
+		}
 	}
 }

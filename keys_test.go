@@ -11,7 +11,9 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -61,6 +63,128 @@ func TestKeyring_FindReadsOnlyWhatCanBeAKey(t *testing.T) {
 	}
 	if _, _, err := a.Keyring.Find("hunter2"); err != nil {
 		t.Errorf("an imported secret of another form: got %v", err)
+	}
+}
+
+// TestKey_ChargeUnknown charges a limit that does not exist: it refuses every cost above 0. One that only some owners have
+// charges nothing.
+func TestKey_ChargeUnknown(t *testing.T) {
+	k := &Key{StoredKey: StoredKey{ID: "k", Owner: 7}}
+	k.Resolve(defaultConfig().Rights(), nil)
+	for _, cost := range []int{0, 1} {
+		list := k.Charge(nil, "unknown", cost)
+		if len(list) != 1 || list[0].Limit.Max != 0 || list[0].Limit.Name != "unknown" || list[0].Cost != cost || list[0].ID != "k" || list[0].Owner != 7 || list[0].Observe {
+			t.Fatalf("got %+v, want one charge of %d against a limit of 0", list, cost)
+		}
+		_, err := NewLimiter(newTestStore(t), epoch).SpendAll(list, epoch, nil)
+		if (err != nil) != (cost > 0) || err != nil && !errors.Is(err, ErrRateLimit) {
+			t.Errorf("a cost of %d: got %v", cost, err)
+		}
+	}
+	if list := k.Charge(nil, OwnerRequestsPerMinute, 1); list != nil {
+		t.Errorf("a limit that the owner does not have: got %+v", list)
+	}
+}
+
+// TestNewKeyID wants ids of the documented form, which sort by their times.
+func TestNewKeyID(t *testing.T) {
+	form := regexp.MustCompile(`^key_[0-9a-f]{21}$`)
+	for at := time.UnixMilli(0); at.Year() < 2500; at = at.Add(7777 * time.Hour) {
+		ids := append(NewKeyIDs(at, 3), NewKeyID(at.Add(time.Millisecond)))
+		for _, id := range ids {
+			if !form.MatchString(id) || !slices.IsSorted(ids) {
+				t.Fatalf("got %v at %v", ids, at)
+			}
+		}
+	}
+}
+
+// TestSecure says of each change whether it takes rights away.
+func TestSecure(t *testing.T) {
+	yes, no := true, false
+	key := func(change func(*StoredKey)) *StoredKey {
+		k := &StoredKey{ID: "key_1", Permissions: ReadCalls | ReadAgents, Owner: 1, Hash: []byte("one"), Limits: map[string]int{"requests_per_minute_limit": 5}, QueryAllowed: &yes, ExpiresAt: epoch.Add(time.Hour)}
+		change(k)
+		return k
+	}
+	before := key(func(*StoredKey) {})
+	for what, tt := range map[string]struct {
+		change func(*StoredKey)
+		secure bool
+	}{
+		"nothing":                {func(*StoredKey) {}, false},
+		"a name":                 {func(k *StoredKey) { k.Name = "other" }, false},
+		"one more permission":    {func(k *StoredKey) { k.Permissions |= ReadContacts }, false},
+		"a later end":            {func(k *StoredKey) { k.ExpiresAt = epoch.Add(2 * time.Hour) }, false},
+		"no end":                 {func(k *StoredKey) { k.ExpiresAt = time.Time{} }, false},
+		"a noticed end":          {func(k *StoredKey) { k.ExpiryNoticed = epoch }, false},
+		"a permission less":      {func(k *StoredKey) { k.Permissions = ReadCalls }, true},
+		"a pause":                {func(k *StoredKey) { k.Paused = true }, true},
+		"a revocation":           {func(k *StoredKey) { k.RevokedAt = epoch }, true},
+		"an earlier end":         {func(k *StoredKey) { k.ExpiresAt = epoch }, true},
+		"addresses":              {func(k *StoredKey) { k.AllowedIPs = append(k.AllowedIPs, netip.MustParsePrefix("192.0.2.0/24")) }, true},
+		"fewer objects":          {func(k *StoredKey) { k.Resources = &Resources{Agents: []uint64{8}} }, true},
+		"another limit":          {func(k *StoredKey) { k.Limits = nil }, true},
+		"no query":               {func(k *StoredKey) { k.QueryAllowed = &no }, true},
+		"another owner":          {func(k *StoredKey) { k.Owner = 2 }, true},
+		"another secret at once": {func(k *StoredKey) { k.Hash = []byte("two") }, true},
+		"another secret with overlap": {func(k *StoredKey) {
+			k.Hash = []byte("two")
+			k.Aliases = []PreviousSecret{{Hash: []byte("one"), EndsAt: epoch.Add(time.Hour)}}
+		}, false},
+		"a short overlap": {func(k *StoredKey) {
+			k.Hash = []byte("two")
+			k.Aliases = []PreviousSecret{{Hash: []byte("one"), EndsAt: epoch}}
+		}, true},
+	} {
+		after := key(tt.change)
+		if got := KeyTable.Secure(&before, &after); got != tt.secure {
+			t.Errorf("%s: got %t, want %t", what, got, tt.secure)
+		}
+	}
+	if KeyTable.Secure(nil, &before) || !KeyTable.Secure(&before, nil) {
+		t.Error("a new key takes no rights away, and a deleted one does")
+	}
+}
+
+// TestKey_Places resolves keys with the limits on requests in flight of all kinds.
+func TestKey_Places(t *testing.T) {
+	c := defaultConfig()
+	c.Concurrent = []concurrentRow{{Name: "exports", Default: 3, Scope: "key"}, {Name: "reports", Default: 4, Scope: "owner"}, {Name: "free", Scope: "key"}}
+	c.Limits = []limitRow{{Name: "per_hour", Window: time.Hour, Default: 5, Scope: "key"}}
+	names := func(list []Charge) string {
+		var all []string
+		for _, c := range list {
+			all = append(all, fmt.Sprint(c.Limit.Name, ":", c.Limit.Max, ":", c.ID))
+		}
+		slices.Sort(all)
+		return strings.Join(all, " ")
+	}
+	for _, tt := range []struct {
+		name                   string
+		limits, owner          map[string]int
+		running, on, streaming string
+	}{
+		{"the defaults", nil, nil, "concurrent_requests:64:k", "concurrent_requests:64:k exports:3:k reports:4:owner_7", "concurrent_streams:1000:k"},
+		{"values of the key", map[string]int{ConcurrentRequests: 2, "exports": 0, "free": 1}, nil, "concurrent_requests:2:k", "concurrent_requests:2:k free:1:k reports:4:owner_7", "concurrent_streams:1000:k"},
+		{"no limit", map[string]int{ConcurrentRequests: 0, ConcurrentStreams: 0}, map[string]int{"reports": 0}, "", "exports:3:k", ""},
+		{"values of the owner", nil, map[string]int{OwnerConcurrentRequests: 9, OwnerConcurrentStreams: 8}, "concurrent_requests:64:k owner_concurrent_requests:9:owner_7",
+			"concurrent_requests:64:k exports:3:k owner_concurrent_requests:9:owner_7 reports:4:owner_7", "concurrent_streams:1000:k owner_concurrent_streams:8:owner_7"},
+	} {
+		k := &Key{StoredKey: StoredKey{ID: "k", Owner: 7, Limits: tt.limits}}
+		k.Resolve(c.Rights(), tt.owner)
+		got := []string{names(k.Places(nil)), names(k.Places([]string{"exports", "reports", "free", "per_hour"})), names(k.StreamPlaces())}
+		if want := []string{tt.running, tt.on, tt.streaming}; !slices.Equal(got, want) {
+			t.Errorf("%s: got %q, want %q", tt.name, got, want)
+		}
+		for _, name := range []string{ConcurrentRequests, "exports", "reports", "free"} {
+			if list := k.Charge(nil, name, 1); list != nil {
+				t.Errorf("%s: got the charges %v for %s, which has no units", tt.name, list, name)
+			}
+		}
+		if len(k.Charge(nil, "per_hour", 1)) != 1 || k.ShortLimits() == nil {
+			t.Errorf("%s: a limit in a window is not charged, or a request has more than the limit per minute", tt.name)
+		}
 	}
 }
 

@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -193,46 +192,5 @@ func TestLimiter_TakePlaces_allocates(t *testing.T) {
 		p.Release()
 	}); n != 0 {
 		t.Errorf("got %v allocations, want none", n)
-	}
-}
-
-// TestKey_Places resolves keys with the limits on requests in flight of all kinds.
-func TestKey_Places(t *testing.T) {
-	c := defaultConfig()
-	c.Concurrent = []concurrentRow{{Name: "exports", Default: 3, Scope: "key"}, {Name: "reports", Default: 4, Scope: "owner"}, {Name: "free", Scope: "key"}}
-	c.Limits = []limitRow{{Name: "per_hour", Window: time.Hour, Default: 5, Scope: "key"}}
-	names := func(list []Charge) string {
-		var all []string
-		for _, c := range list {
-			all = append(all, fmt.Sprint(c.Limit.Name, ":", c.Limit.Max, ":", c.ID))
-		}
-		slices.Sort(all)
-		return strings.Join(all, " ")
-	}
-	for _, tt := range []struct {
-		name                   string
-		limits, owner          map[string]int
-		running, on, streaming string
-	}{
-		{"the defaults", nil, nil, "concurrent_requests:64:k", "concurrent_requests:64:k exports:3:k reports:4:owner_7", "concurrent_streams:1000:k"},
-		{"values of the key", map[string]int{ConcurrentRequests: 2, "exports": 0, "free": 1}, nil, "concurrent_requests:2:k", "concurrent_requests:2:k free:1:k reports:4:owner_7", "concurrent_streams:1000:k"},
-		{"no limit", map[string]int{ConcurrentRequests: 0, ConcurrentStreams: 0}, map[string]int{"reports": 0}, "", "exports:3:k", ""},
-		{"values of the owner", nil, map[string]int{OwnerConcurrentRequests: 9, OwnerConcurrentStreams: 8}, "concurrent_requests:64:k owner_concurrent_requests:9:owner_7",
-			"concurrent_requests:64:k exports:3:k owner_concurrent_requests:9:owner_7 reports:4:owner_7", "concurrent_streams:1000:k owner_concurrent_streams:8:owner_7"},
-	} {
-		k := &Key{StoredKey: StoredKey{ID: "k", Owner: 7, Limits: tt.limits}}
-		k.Resolve(c.Rights(), tt.owner)
-		got := []string{names(k.Places(nil)), names(k.Places([]string{"exports", "reports", "free", "per_hour"})), names(k.StreamPlaces())}
-		if want := []string{tt.running, tt.on, tt.streaming}; !slices.Equal(got, want) {
-			t.Errorf("%s: got %q, want %q", tt.name, got, want)
-		}
-		for _, name := range []string{ConcurrentRequests, "exports", "reports", "free"} {
-			if list := k.Charge(nil, name, 1); list != nil {
-				t.Errorf("%s: got the charges %v for %s, which has no units", tt.name, list, name)
-			}
-		}
-		if len(k.Charge(nil, "per_hour", 1)) != 1 || k.ShortLimits() == nil {
-			t.Errorf("%s: a limit in a window is not charged, or a request has more than the limit per minute", tt.name)
-		}
 	}
 }

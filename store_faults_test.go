@@ -34,15 +34,17 @@ func (op storedOp) trial(t *testing.T, s *Store, harm func(*Tx) error, see func(
 		already := tx.Writes
 		err = guarded(tx, func(tx *Tx) error {
 			v, err := op.run(tx)
-			outcome = fmt.Sprint(v)
-			return err
+			if outcome = fmt.Sprint(v); err != nil {
+				return err
+			}
+			return tx.flushChunks() // as the commit does
 		})
 		writes = tx.Writes - already
 		see(tx)
 		return errors.Join(undo, tx.Put("trial", []byte("x"), nil)) // so that there is something to take back
 	})
 	if !errors.Is(got, undo) {
-		t.Fatalf("%s: %v", op.name, got)
+		t.Fatalf("%s: %v", op.name, errors.Join(got, s.Err()))
 	}
 	return outcome, writes, err
 }

@@ -713,3 +713,19 @@ func TestProgram_CheckOffMap(t *testing.T) {
 
 // noPeppers is a CheckFile parameter for a check without a pepper.
 func noPeppers() (Peppers, error) { return Peppers{}, errors.New("no pepper") }
+
+// TestCopyName wants that a copy of a store is beside it, whatever its id is.
+func TestCopyName(t *testing.T) {
+	for c := range rune(0x300) {
+		want := "/data/latchkey.db.format-3-ab"
+		if c >= '0' && c <= '9' || c >= 'a' && c <= 'z' {
+			want = "/data/latchkey.db.format-3-a" + string(c) + "b"
+		}
+		if got := copyName("/data/latchkey.db", header{Format: 3, StoreID: "a" + string(c) + "b"}); got != want {
+			t.Errorf("%q: got %s, want %s", c, got, want)
+		}
+	}
+	if got := copyName("x", header{Format: 12, StoreID: "0123456789"}); got != "x.format-12-01234567" {
+		t.Errorf("got %s", got)
+	}
+}

@@ -31,6 +31,7 @@ var itemTable = Table[item]{
 	List: &Listing[item]{
 		Sets: []Index[item]{
 			{"owner", func(v item) [][]byte { return [][]byte{IDKey(v.Owner)} }},
+			SandboxSet(func(v item) uint64 { return v.Owner | v.At&1*sandboxBit }),
 			{"tag", func(v item) (keys [][]byte) {
 				for _, tag := range v.Tags {
 					keys = append(keys, []byte(tag))
@@ -67,16 +68,26 @@ func items() *rapid.Generator[item] {
 func itemQueries() *rapid.Generator[Query] {
 	owner := rapid.Custom(func(t *rapid.T) Filter { return Filter{"owner", IDKey(rapid.Uint64Range(1, 4).Draw(t, "owner"))} })
 	other := rapid.Custom(func(t *rapid.T) Filter {
-		if rapid.Bool().Draw(t, "by index") {
+		switch rapid.IntRange(0, 5).Draw(t, "by") {
+		case 0, 1, 2:
 			return Filter{"at", IDKey(rapid.SampledFrom([]uint64{0, 1, 7, 9}).Draw(t, "at"))}
+		case 3:
+			return Filter{IDSet, IDKey(itemIDs().Draw(t, "id"))}
 		}
 		return Filter{"tag", []byte(itemTags().Draw(t, "tag"))}
 	})
+	orders := rapid.SampledFrom([]uint64{0, 1, 6, 8, 1 << 40, 1<<64 - 1})
+	span := rapid.Custom(func(t *rapid.T) Range {
+		one, other := orders.Draw(t, "one end"), orders.Draw(t, "other end")
+		return Range{OrderColumn, min(one, other), max(one, other)}
+	})
 	return rapid.Custom(func(t *rapid.T) Query {
 		return Query{
+			Ranges: rapid.SliceOfN(span, 0, 2).Draw(t, "ranges"), AnyOf: rapid.SliceOfN(rapid.SliceOfN(rapid.OneOf(owner, other), 1, 3), 0, 2).Draw(t, "any of"),
 			Any: rapid.SliceOfN(owner, 0, 2).Draw(t, "any"), All: rapid.SliceOfN(other, 0, 2).Draw(t, "all"),
 			Words: fold.Words(rapid.SampledFrom([]string{"", "", "ara", "LIND mar", "J\u00fcr", "rgen x", "words", "words mara", "no"}).Draw(t, "words")),
 			ByID:  rapid.Bool().Draw(t, "by id"),
+			Space: rapid.SampledFrom([]Space{bothSpaces, bothSpaces, LiveSpace, sandboxSpace}).Draw(t, "space"),
 		}
 	})
 }
@@ -86,11 +97,15 @@ func plainPage(all map[uint64]item, q Query, from, to int) (rows []item, count i
 	for _, v := range all {
 		passes := func(f Filter) bool {
 			return f.Set == "owner" && string(IDKey(v.Owner)) == string(f.Value) || f.Set == "at" && string(IDKey(v.At)) == string(f.Value) ||
-				f.Set == "tag" && slices.Contains(v.Tags, string(f.Value))
+				f.Set == "tag" && slices.Contains(v.Tags, string(f.Value)) || f.Set == IDSet && string(IDKey(v.ID)) == string(f.Value)
 		}
 		fits := len(q.Any) == 0 || slices.ContainsFunc(q.Any, passes)
 		for _, f := range q.All {
 			fits = fits && passes(f)
+		}
+		fits = fits && (q.Space == bothSpaces || (q.Space == sandboxSpace) == (v.At&1 == 1))
+		for _, list := range q.AnyOf {
+			fits = fits && slices.ContainsFunc(list, passes)
 		}
 		for _, r := range q.Ranges {
 			fits = fits && v.At >= r.Low && v.At <= r.High
@@ -262,6 +277,8 @@ func TestPage_Damage(t *testing.T) {
 		{"no bounds", "does not fit the records", "missing", Query{}, func(tx *Tx) error { return tx.Delete("items~order-bounds", IDKey(0)) }},
 		{"no bounds of a range", "does not fit the records", "missing", Query{ByID: true, Ranges: []Range{{OrderColumn, 4, 5}}},
 			func(tx *Tx) error { return tx.Delete("items~order-bounds", IDKey(0)) }},
+		{"no bounds of records that the filters leave out", "does not fit the records", "", Query{ByID: true, All: []Filter{{"tag", []byte("a")}, {"tag", []byte("b")}}, Ranges: []Range{{OrderColumn, 4, 5}}},
+			func(tx *Tx) error { return tx.Delete("items~order-bounds", IDKey(0)) }},
 		{"not bounds", "does not fit the records", "not data of a list", Query{}, func(tx *Tx) error { return tx.Put("items~order-bounds", IDKey(0), []byte("x")) }},
 		{"other bounds", "does not fit the records", "not within its bounds", Query{}, func(tx *Tx) error {
 			return tx.Put("items~order-bounds", IDKey(0), (&columnBounds{present: 1, low: [columnParts]uint64{4}, high: [columnParts]uint64{5}}).encode())
@@ -305,6 +322,82 @@ func TestPage_Damage(t *testing.T) {
 				t.Errorf("after the repair: got %q", got)
 			}
 		})
+	}
+}
+
+// TestDeleteSome deletes the records that a query selects, some at a time, from tables of which only one has what it needs.
+func TestDeleteSome(t *testing.T) {
+	owned := itemTable
+	owned.Name, owned.Owner = "owned_items", func(v item) uint64 { return v.Owner }
+	tables := []Checked{&itemTable, &owned, &ownedTable}
+	s := newTestStore(t)
+	err := s.Update(func(tx *Tx) error {
+		for id := range uint64(20) {
+			v := item{ID: id + 1, Owner: 1 + id%2, At: id}
+			if err := errors.Join(itemTable.Put(tx, v), owned.Put(tx, v), ownedTable.Put(tx, ownedThing{ID: id + 1, Owner: v.Owner})); err != nil {
+				return err
+			}
+		}
+		for i, want := range []int{4, 4, 2, 0} {
+			n, err := DeleteSome(tx, tables, Query{Any: []Filter{{"owner", IDKey(1)}}}, 4)
+			if err != nil || n != want {
+				t.Errorf("turn %d: got %d, %v; want %d deleted records", i+1, n, err, want)
+			}
+		}
+		for _, bucket := range []string{owned.Name, owned.Name + "~owner"} {
+			if err := damageBucket(tx, bucket); err != nil {
+				return err
+			}
+			if n, err := DeleteSome(tx, tables, Query{Any: []Filter{{"owner", IDKey(2)}}}, 4); err == nil || n > 0 {
+				t.Errorf("with damage in %s: got %d, %v", bucket, n, err)
+			}
+		}
+		for _, left := range []struct{ name, want string }{{itemTable.Name, "20"}, {owned.Name, "10"}, {ownedTable.Name, "20"}} {
+			if got := fmt.Sprint(tx.Count(left.name)); got != left.want {
+				t.Errorf("%s: got %s records, want %s", left.name, got, left.want)
+			}
+		}
+		return errChange
+	})
+	if !errors.Is(err, errChange) {
+		t.Fatal(err)
+	}
+}
+
+// TestPage_DamageBits turns over a bit in each value of each bucket of a list: the queries that need it name the damage.
+func TestPage_DamageBits(t *testing.T) {
+	s := newTestStore(t)
+	err := s.Update(func(tx *Tx) error {
+		for id := range uint64(9) {
+			if err := itemTable.Put(tx, item{ID: id + 1, Owner: 1, Tags: []string{"a"}, At: id, Fields: []string{"Mara", strings.Repeat("words ", 200)}}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	queries := map[string]Query{
+		"all": {}, "by id": {ByID: true}, "a tag": {ByID: true, All: []Filter{{"tag", []byte("a")}}}, "any owner": {ByID: true, Any: []Filter{{"owner", IDKey(1)}}},
+		"an id": {ByID: true, All: []Filter{{IDSet, IDKey(3)}}}, "an index": {ByID: true, All: []Filter{{"at", IDKey(3)}}}, "words": {ByID: true, Words: []string{"mara"}}, "a range": {ByID: true, Ranges: []Range{{OrderColumn, 4, 5}}},
+	}
+	needs := map[string]string{
+		"items~all": "all, by id, a range, words, a tag, an id, an index", "items~order": "all, a range", "items~order-bounds": "all, a range", "items~text": "words",
+		"items~tag": "a tag", "items~owner": "any owner", "items/at": "an index",
+	}
+	for bucket, queried := range needs {
+		repair := damageRecords(t, s, bucket)
+		for name, q := range queries {
+			err := s.View(func(tx *Tx) error {
+				_, _, err := itemTable.Page(tx, q, func(count int) (int, int) { return 0, count })
+				return err
+			})
+			if needed := slices.Contains(strings.Split(queried, ", "), name); needed != (err != nil) || needed && !strings.Contains(err.Error(), "checksum") {
+				t.Errorf("%s, with damage in %s: got %v", name, bucket, err)
+			}
+		}
+		repair()
 	}
 }
 

@@ -293,3 +293,54 @@ func TestMAC_Retired(t *testing.T) {
 		}
 	}
 }
+
+// TestMAC_Contents wants different MACs of backups whose records are the same bytes in the same order, in other buckets.
+func TestMAC_Contents(t *testing.T) {
+	type record [2]string
+	type bucket struct {
+		name     string
+		sequence uint64
+		records  []record
+	}
+	zeros := string(make([]byte, 8))
+	seen := map[string]int{}
+	for i, buckets := range [][]bucket{
+		{{"A", 0, []record{{"a", "1"}, {"B", zeros}, {"C", "3"}}}},
+		{{"A", 0, []record{{"a", "1"}}}, {"B", 0, []record{{"C", "3"}}}},
+		{{"A", 0, []record{{"a", "1"}}}, {"B", 1, []record{{"C", "3"}}}},
+		{{"A", 0, []record{{"a", "1"}}}, {"B", 0, nil}, {"C", 0, nil}},
+		{{"A", 0, nil}, {"B", 0, []record{{"a", "1"}, {"C", "3"}}}},
+		{{"A", 0, []record{{"a", "1B"}}}},
+		{{"A", 0, []record{{"a1", "B"}}}},
+		{{"Aa", 0, []record{{"1", "B"}}}},
+	} {
+		db, err := bbolt.Open(filepath.Join(t.TempDir(), "db"), 0o600, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = db.Update(func(b *bbolt.Tx) error {
+			for _, one := range buckets {
+				into, err := b.CreateBucket([]byte(one.name))
+				if err != nil {
+					return err
+				}
+				err = into.SetSequence(one.sequence)
+				for _, r := range one.records {
+					err = errors.Join(err, into.Put([]byte(r[0]), []byte(r[1])))
+				}
+				if err != nil {
+					return err
+				}
+			}
+			mac, err := NewAuthenticator([][]byte{make([]byte, 32)}, "id").contents(&Tx{Bolt: b}, make([]byte, 32))
+			if before, ok := seen[string(mac)]; ok {
+				t.Errorf("contents %d and %d have the same MAC", before, i)
+			}
+			seen[string(mac)] = i
+			return err
+		})
+		if err := errors.Join(err, db.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

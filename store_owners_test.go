@@ -176,6 +176,32 @@ func TestOwners_OwnLimit(t *testing.T) {
 	try("the default again", true)
 }
 
+// A change of an owner whose counter or limit cannot be read fails, and stores nothing.
+func TestOwners_Damaged(t *testing.T) {
+	noNumber := func(tx *Tx, bucket string) error { return tx.Put(bucket, IDKey(1), []byte("x")) }
+	for _, tt := range []struct {
+		name, bucket string
+		harm         func(tx *Tx, bucket string) error
+	}{
+		{"a damaged counter", ownerBytesBucket, damageBucket},
+		{"a counter that is no number", ownerBytesBucket, noNumber},
+		{"a damaged limit", storageLimitTable.Name, damageBucket},
+		{"a limit that is no JSON", storageLimitTable.Name, spoilRecords},
+	} {
+		s := newTestStore(t)
+		err := s.Update(func(tx *Tx) error { return LimitStorage(tx, 1, 500) })
+		if err = errors.Join(err, sized(t, 1, 100).put(s, Writer{Owner: 1}), s.Update(func(tx *Tx) error { return tt.harm(tx, tt.bucket) })); err != nil {
+			t.Fatal(err)
+		}
+		if err := sized(t, 2, 100).put(s, Writer{Owner: 1}); err == nil || errors.Is(err, ErrStorageFull) {
+			t.Errorf("%s: got %v, want the error of the record", tt.name, err)
+		}
+		if err := s.View(func(tx *Tx) error { _, err := ownedTable.Get(tx, IDKey(2)); return err }); !errors.Is(err, ErrNotFound) {
+			t.Errorf("%s: got %v, want no record of the change that failed", tt.name, err)
+		}
+	}
+}
+
 // checkCounters fails the test if a counter differs from the records.
 func checkCounters(t *testing.T, s *Store) {
 	t.Helper()
@@ -368,5 +394,53 @@ func TestOwners_Migration(t *testing.T) {
 	a.operate(201, "POST", "/admin/v1/owners", `{"name": "new"}`)
 	if v := a.operate(200, "GET", "/admin/v1/owners?search=new", "")["owners"].([]any)[0].(map[string]any); fmt.Sprint(v["storage"]) != "map[bytes:0 limit:2.68435456e+08]" || v["storage_bytes"] != nil {
 		t.Errorf("a new owner: got %v, %v", v["storage"], v["storage_bytes"])
+	}
+}
+
+// touchNoter is a Noter that keeps what it is told.
+type touchNoter struct {
+	got []string
+	err error
+}
+
+func (n *touchNoter) NoteWrites(tx *Tx) error {
+	for _, touched := range tx.Touched {
+		n.got = append(n.got, touched.Object+" "+touched.Did)
+	}
+	n.got = append(n.got, fmt.Sprint(tx.TouchedMore))
+	return n.err
+}
+
+// The Noter of a Writer is called once for a change that touches a record, also if it is only one, and not for others. Its
+// error refuses the change.
+func TestWriter_Noter(t *testing.T) {
+	failed := errors.New("not noted")
+	for touched, want := range map[int]string{0: "", 1: "thing 1 changed,0", 2: "thing 1 changed,thing 2 changed,0", maxTouched + 2: "2"} {
+		for _, refuse := range []error{nil, failed} {
+			s, n := newTestStore(t), &touchNoter{err: refuse}
+			err := s.UpdateBy(Writer{Owner: 1, Key: "key_1", Noter: n}, func(tx *Tx) error {
+				n.got = nil
+				for i := range touched {
+					tx.Touch(fmt.Sprint("thing ", i+1), "changed")
+				}
+				return tx.Put("x", []byte("k"), nil)
+			})
+			if refused := refuse != nil && touched > 0; errors.Is(err, failed) != refused || err != nil && !refused {
+				t.Errorf("%d touched: got %v", touched, err)
+			}
+			got := strings.Join(n.got, ",")
+			if touched > maxTouched {
+				got = n.got[len(n.got)-1]
+			}
+			if got != want || len(n.got) > maxTouched+1 {
+				t.Errorf("%d touched: got %q, want %q", touched, got, want)
+			}
+			_ = s.View(func(tx *Tx) error {
+				if stored := tx.Has("x", []byte("k")); stored != (err == nil) {
+					t.Errorf("%d touched: stored %t, %v", touched, stored, err)
+				}
+				return nil
+			})
+		}
 	}
 }

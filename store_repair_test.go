@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	bolterrors "go.etcd.io/bbolt/errors"
+
 	"latchkey/cli"
 
 	"pgregory.net/rapid"
@@ -292,5 +294,26 @@ func TestRebuild_Interrupted(t *testing.T) {
 	}
 	if has(s.path+".copy", ReadOnly) || !has(s.path, ReadOnly) || has(s.path, ReadWrite) {
 		t.Error("the unfinished buckets are in a copy, or were not deleted")
+	}
+}
+
+// TestRebuild_NotDeleted wants the error if a bucket cannot be deleted, as in a transaction that may not write.
+func TestRebuild_NotDeleted(t *testing.T) {
+	s := newTestStore(t)
+	err := s.Update(func(tx *Tx) error {
+		return errors.Join(tx.Put(rebuildBucket, []byte("x"), nil), tx.Put("items~all", []byte("x"), nil))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, run := range map[string]func(tx *Tx) error{"dropRebuilt": (*Tx).dropRebuilt, "adopt": func(tx *Tx) error { return tx.adopt("items~") }} {
+		if err := s.View(run); !errors.Is(err, bolterrors.ErrTxNotWritable) {
+			t.Errorf("%s: got %v, want ErrTxNotWritable", name, err)
+		}
+	}
+	for range 2 { // also if there is none left
+		if err := s.Update((*Tx).dropRebuilt); err != nil {
+			t.Error(err)
+		}
 	}
 }

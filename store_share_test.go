@@ -5,9 +5,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"net/netip"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -219,11 +220,13 @@ func TestOpenView(t *testing.T) {
 	}
 	path := filepath.Join(t.TempDir(), "view.db")
 	reason, boot, created := "", "one", epoch
+	steps := map[string]bool{} // of which progress was reported
 	open := func(id string) (kept string, err error) {
 		reason = ""
 		return OpenView(t.Context(), path, ViewOptions{
 			Engine: log.Engine(fake.Faults{}), StoreID: id, CreatedAt: created, Boot: boot, Tables: []Checked{&itemTable, &thingTable},
 			Fits: func(*File) error { return nil }, Now: epoch, Loading: func(why string) { reason = why },
+			Progress: func(step string, _, _ int64) error { steps[step] = true; return nil },
 		})
 	}
 	want := func(what, because string, keeps bool) {
@@ -250,6 +253,9 @@ func TestOpenView(t *testing.T) {
 		}
 	}
 	want("no file", "no records yet", false)
+	if !steps["making indexes and lists"] || !steps["storing indexes and lists"] {
+		t.Errorf("got progress of %v, want all steps that take long", slices.Collect(maps.Keys(steps)))
+	}
 	want("after a clean end", "", false)
 	if err := markView(ViewMark(path), "one"); err != nil {
 		t.Fatal(err)
@@ -277,51 +283,51 @@ func TestOpenView(t *testing.T) {
 	}
 }
 
-// TestSecure says of each change whether it takes rights away.
-func TestSecure(t *testing.T) {
-	yes, no := true, false
-	key := func(change func(*StoredKey)) *StoredKey {
-		k := &StoredKey{ID: "key_1", Permissions: ReadCalls | ReadAgents, Owner: 1, Hash: []byte("one"), Limits: map[string]int{"requests_per_minute_limit": 5}, QueryAllowed: &yes, ExpiresAt: epoch.Add(time.Hour)}
-		change(k)
-		return k
-	}
-	before := key(func(*StoredKey) {})
-	for what, tt := range map[string]struct {
-		change func(*StoredKey)
-		secure bool
-	}{
-		"nothing":                {func(*StoredKey) {}, false},
-		"a name":                 {func(k *StoredKey) { k.Name = "other" }, false},
-		"one more permission":    {func(k *StoredKey) { k.Permissions |= ReadContacts }, false},
-		"a later end":            {func(k *StoredKey) { k.ExpiresAt = epoch.Add(2 * time.Hour) }, false},
-		"no end":                 {func(k *StoredKey) { k.ExpiresAt = time.Time{} }, false},
-		"a noticed end":          {func(k *StoredKey) { k.ExpiryNoticed = epoch }, false},
-		"a permission less":      {func(k *StoredKey) { k.Permissions = ReadCalls }, true},
-		"a pause":                {func(k *StoredKey) { k.Paused = true }, true},
-		"a revocation":           {func(k *StoredKey) { k.RevokedAt = epoch }, true},
-		"an earlier end":         {func(k *StoredKey) { k.ExpiresAt = epoch }, true},
-		"addresses":              {func(k *StoredKey) { k.AllowedIPs = append(k.AllowedIPs, netip.MustParsePrefix("192.0.2.0/24")) }, true},
-		"fewer objects":          {func(k *StoredKey) { k.Resources = &Resources{Agents: []uint64{8}} }, true},
-		"another limit":          {func(k *StoredKey) { k.Limits = nil }, true},
-		"no query":               {func(k *StoredKey) { k.QueryAllowed = &no }, true},
-		"another owner":          {func(k *StoredKey) { k.Owner = 2 }, true},
-		"another secret at once": {func(k *StoredKey) { k.Hash = []byte("two") }, true},
-		"another secret with overlap": {func(k *StoredKey) {
-			k.Hash = []byte("two")
-			k.Aliases = []PreviousSecret{{Hash: []byte("one"), EndsAt: epoch.Add(time.Hour)}}
-		}, false},
-		"a short overlap": {func(k *StoredKey) {
-			k.Hash = []byte("two")
-			k.Aliases = []PreviousSecret{{Hash: []byte("one"), EndsAt: epoch}}
-		}, true},
+// badLoad is an engine with a record that no file can have.
+type badLoad struct {
+	cluster.Engine
+	write cluster.Write
+}
+
+func (e badLoad) Load(_ context.Context, put func(cluster.Write) error) (cluster.Head, error) {
+	return 1, put(e.write)
+}
+
+// TestOpenView_Refused loads records that cannot be stored: this is an error, and no file is left.
+func TestOpenView_Refused(t *testing.T) {
+	for name, w := range map[string]cluster.Write{
+		"no bucket":            {Bucket: "", Key: []byte("k"), Value: []byte("v")},
+		"no key":               {Bucket: "b", Value: []byte("v")},
+		"a key that is long":   {Bucket: "b", Key: make([]byte, 1<<16), Value: []byte("v")},
+		"a sequence of no one": {Bucket: sequenceBucket, Value: make([]byte, 8)},
+		"no sequence":          {Bucket: sequenceBucket, Key: []byte("b"), Value: []byte("v")},
 	} {
-		after := key(tt.change)
-		if got := KeyTable.Secure(&before, &after); got != tt.secure {
-			t.Errorf("%s: got %t, want %t", what, got, tt.secure)
+		path := filepath.Join(t.TempDir(), "view.db")
+		_, err := OpenView(t.Context(), path, ViewOptions{
+			Engine: badLoad{fake.New(1, 0).Engine(fake.Faults{}), w}, StoreID: "test", CreatedAt: epoch, Boot: "one", Tables: []Checked{&itemTable},
+			Fits: func(*File) error { return nil }, Now: epoch, Loading: func(string) {},
+		})
+		if err == nil {
+			t.Errorf("%s: got no error", name)
+		}
+		if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s: a file is left: %v", name, err)
 		}
 	}
-	if KeyTable.Secure(nil, &before) || !KeyTable.Secure(&before, nil) {
-		t.Error("a new key takes no rights away, and a deleted one does")
+}
+
+// TestOpenView_NotMarked cannot mark the view as in use: this is an error, and the view does not come into use.
+func TestOpenView_NotMarked(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "view.db")
+	_, err := OpenView(t.Context(), path, ViewOptions{
+		Engine: fake.New(1, 0).Engine(fake.Faults{}), StoreID: "test", CreatedAt: epoch, Boot: "one", Tables: []Checked{&itemTable},
+		Fits: func(*File) error { return os.Mkdir(ViewMark(path), 0o700) }, Now: epoch, Loading: func(string) {},
+	})
+	if err == nil {
+		t.Error("got no error")
+	}
+	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("got a view: %v", err)
 	}
 }
 
@@ -355,4 +361,30 @@ func BenchmarkOpenView(b *testing.B) {
 		}
 	}
 	b.ReportMetric(records*float64(b.N)/b.Elapsed().Seconds(), "records/s")
+}
+
+// TestShare_CloseFails closes views whose last step fails: the error is returned, and the mark stays, so that the next start
+// does not trust the file.
+func TestShare_CloseFails(t *testing.T) {
+	failed := errors.New("not ended")
+	for name, harm := range map[string]func(s *Store){
+		"Closed": func(s *Store) { s.replica.(*replica).o.Closed = func() error { return failed } },
+		"sync":   func(s *Store) { _ = s.db.Close() },
+		"both":   func(s *Store) { s.replica.(*replica).o.Closed = func() error { return failed }; _ = s.db.Close() },
+		"none":   func(*Store) {},
+	} {
+		mark := filepath.Join(t.TempDir(), "mark")
+		if err := markView(mark, "boot"); err != nil {
+			t.Fatal(err)
+		}
+		s := newShared(t, ShareOptions{Engine: fake.New(1, 0).Engine(fake.Faults{}), Node: "a", Mark: mark})
+		harm(s)
+		err := s.Close()
+		if (err != nil) != (name != "none") || (name == "Closed" || name == "both") != errors.Is(err, failed) {
+			t.Errorf("%s: got %v", name, err)
+		}
+		if _, err := os.Stat(mark); errors.Is(err, os.ErrNotExist) != (name == "none") {
+			t.Errorf("%s: the mark: got %v", name, err)
+		}
+	}
 }
