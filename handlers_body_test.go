@@ -200,6 +200,43 @@ func TestBody_Number(t *testing.T) {
 	}
 }
 
+// TestBody_ID reads ids: one that is not valid leaves the value as it was.
+func TestBody_ID(t *testing.T) {
+	for body, want := range map[string]uint64{
+		`{}`: 7, `{"a": 1}`: 1, `{"a": 9}`: 9, `{"a": null}`: 0, `{"a": 9223372036854775807}`: 1<<63 - 1, // the rest is refused
+		`{"a": 0}`: 7, `{"a": -1}`: 7, `{"a": 1.5}`: 7, `{"a": "1"}`: 7, `{"a": 9223372036854775808}`: 7, `{"a": true}`: 7, `{"a": [1]}`: 7,
+	} {
+		b, err := ParseBody([]byte(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := uint64(7)
+		if b.ID("a", &got); got != want || (b.Err() != nil) != (want == 7 && body != `{}`) {
+			t.Errorf("%s: got %d, %v; want %d", body, got, b.Err(), want)
+		}
+	}
+}
+
+// CutString keeps what is as long as allowed, cuts what is longer, and leaves alone what is not sent.
+func TestBody_CutString(t *testing.T) {
+	for _, tt := range []struct {
+		body, want string
+		bad        bool
+	}{
+		{`{}`, "before", false}, {`{"a": ""}`, "", false}, {`{"a": null}`, "", false}, {`{"a": "12345"}`, "12345", false}, {`{"a": "\u00e4\u00e4\u00e4\u00e4\u00e4"}`, "\u00e4\u00e4\u00e4\u00e4\u00e4", false},
+		{`{"a": "123456"}`, CutText("123456", 5), false}, {`{"a": "\u00e4\u00e4\u00e4\u00e4\u00e4\u00e4"}`, CutText("\u00e4\u00e4\u00e4\u00e4\u00e4\u00e4", 5), false}, {`{"a": 5}`, "before", true}, {`{"a": ["x"]}`, "before", true},
+	} {
+		b, err := ParseBody([]byte(tt.body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := "before"
+		if b.CutString("a", 5, &got); got != tt.want || (b.Err() != nil) != tt.bad {
+			t.Errorf("%s: got %q, %v; want %q", tt.body, got, b.Err(), tt.want)
+		}
+	}
+}
+
 // FuzzParseBody holds what is taken for a body against what encoding/json makes
 // of it: one object, in which no name was lost because it appears twice, and no text and
 // number is changed.
