@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http/httptest"
 	"os"
@@ -473,5 +474,37 @@ func TestScope_OnlyKeys(t *testing.T) {
 	}
 	if found < 8 {
 		t.Errorf("found %d uses of ScopeOfKey", found)
+	}
+}
+
+// TestCheckTeam puts records into teams: into none and into one of its owner's, and not into another's.
+func TestCheckTeam(t *testing.T) {
+	a := newTestApp(t)
+	a.operate(201, "POST", "/admin/v1/teams", `{"name": "Reception", "members": ["ann"]}`)
+	a.operate(201, "POST", "/admin/v1/teams", `{"name": "Others", "members": ["eve"]}`)
+	check := func(s Scope, id uint64) (err error) {
+		_ = a.Store.View(func(tx *Tx) error { err = CheckTeam(tx, s, id); return nil })
+		return err
+	}
+	limited := Scope{Teams: []uint64{1, 2}, only: &Resources{Teams: []uint64{2}}}
+	for _, tt := range []struct {
+		name string
+		s    Scope
+		team uint64
+		want error
+	}{
+		{"none", Scope{Teams: []uint64{1}}, 0, nil}, {"own", Scope{Teams: []uint64{1}}, 1, nil}, {"another's", Scope{Teams: []uint64{1}}, 2, ErrTeamAccess},
+		{"an owner without teams", Scope{}, 1, ErrTeamAccess}, {"no such team", Scope{Teams: []uint64{1, 3}}, 3, ErrTeamNotFound},
+		{"left out", limited, 1, ErrTeamNotFound}, {"left in", limited, 2, nil},
+	} {
+		if err := check(tt.s, tt.team); !errors.Is(err, tt.want) || err != nil && tt.want == nil {
+			t.Errorf("%s: got %v, want %v", tt.name, err, tt.want)
+		}
+	}
+	damageRecords(t, a.Store, "teams")
+	for _, team := range []uint64{1, 2} {
+		if err := check(Scope{Teams: []uint64{1}}, team); err == nil || errors.Is(err, ErrTeamAccess) || errors.Is(err, ErrTeamNotFound) {
+			t.Errorf("a damaged team: got %v", err)
+		}
 	}
 }

@@ -1,12 +1,16 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"latchkey/internal/bytesize"
 )
 
 // limitOwner sets a limit of the owner called name. It creates the owner if there
@@ -255,5 +259,100 @@ func TestOwners_LimitsDamaged(t *testing.T) {
 	repair()
 	if o := a.operate(200, "GET", "/admin/v1/owners/1", ""); o["rate"] != 0.0 || o["limits"].(map[string]any)[OwnerRequestsPerMinute] != 5.0 {
 		t.Errorf("got %v, want the owner as before", o)
+	}
+}
+
+// TestEnsureOwner has it meet names that are too long, damage in every bucket, and writes that fail: it returns the error, and
+// makes no second owner of a name.
+func TestEnsureOwner(t *testing.T) {
+	a := newTestApp(t)
+	a.operate(201, "POST", "/admin/v1/owners", `{"name": "ann", "limits": {"owner_calls_per_day_limit": 7}, "storage_bytes": 100000}`)
+	ensure := func(name string) storedOp {
+		return storedOp{name, func(tx *Tx) (any, error) {
+			o, err := EnsureOwner(tx, name, epoch)
+			return o, err
+		}}
+	}
+	for _, tt := range []struct {
+		given, name string
+		limited     bool
+	}{{"ann", "ann", true}, {" ann\t", "ann", true}, {strings.Repeat("\u00e4", NameLength), strings.Repeat("\u00e4", NameLength), true}, {"", DefaultOwner, false}, {" ", DefaultOwner, false}, {DefaultOwner, DefaultOwner, false}} {
+		var made, again owner
+		var own bool
+		undo := errors.New("undo")
+		err := a.Store.Update(func(tx *Tx) (err error) {
+			if made, err = EnsureOwner(tx, tt.given, epoch); err != nil {
+				return err
+			}
+			if again, err = EnsureOwner(tx, tt.name, epoch.Add(time.Hour)); err != nil {
+				return err
+			}
+			limit, stored, err := StorageLimit(tx, made.ID)
+			own = stored && limit == 0
+			return errors.Join(undo, err)
+		})
+		if !errors.Is(err, undo) || made.Name != tt.name || made.ID == 0 || again.ID != made.ID || own == tt.limited {
+			t.Errorf("%q: got %+v, then %+v, without a limit %t, %v", tt.given, made, again, own, err)
+		}
+	}
+	for _, name := range []string{strings.Repeat("x", NameLength+1), " " + strings.Repeat("\u00e4", NameLength+1)} {
+		_, writes, err := ensure(name).trial(t, a.Store, harmless, unseen)
+		if !errors.Is(err, ErrValidation) || writes > 0 {
+			t.Errorf("%d bytes: got %v after %d writes, want ErrValidation", len(name), err, writes)
+		}
+	}
+	buckets := storedBuckets(t, a.Store)
+	for _, name := range []string{"ann", "new", DefaultOwner} {
+		lost, refused := ensure(name).lostDamage(t, a.Store, buckets)
+		for _, text := range append(lost, ensure(name).lostWriteErrors(t, a.Store)...) {
+			t.Errorf("%s: no error: %s", name, text)
+		}
+		if refused == 0 && name == "ann" {
+			t.Errorf("%s: fails for no damage, so this shows nothing", name)
+		}
+	}
+}
+
+// TestOwners_StorageBytes sets storage limits at both sides of what is valid.
+func TestOwners_StorageBytes(t *testing.T) {
+	a := newTestApp(t)
+	a.operate(201, "POST", "/admin/v1/owners", `{"name": "ann"}`)
+	for value, want := range map[string]int{"-1": 400, "0": 200, "1": 200, "1.5": 400, `"7"`: 400, "true": 400, "null": 200, "9223372036854775808": 400, fmt.Sprint(int64(bytesize.Max)): 200, fmt.Sprint(uint64(bytesize.Max) + 1): 400} {
+		for _, ask := range [][2]string{{"PATCH", "/admin/v1/owners/1"}, {"POST", "/admin/v1/owners"}} {
+			body := `{"storage_bytes": ` + value + `}`
+			if ask[0] == "POST" {
+				body = fmt.Sprintf(`{"name": %q, "storage_bytes": %s}`, "new "+value, value)
+			}
+			w := a.control(ask[0], ask[1], body)
+			if w.Code != want && !(w.Code == 201 && want == 200) || w.Code == 400 && !strings.Contains(w.Body.String(), "storage_bytes must be a whole number") {
+				t.Errorf("%s %s: got %d %s, want %d", ask[0], value, w.Code, w.Body, want)
+			}
+		}
+	}
+}
+
+// TestOwners_StorageLow lists the owners with little storage left, and no owner if none has little left.
+func TestOwners_StorageLow(t *testing.T) {
+	a := newTestApp(t)
+	for _, name := range []string{"ann", "bob", "eve"} {
+		a.operate(201, "POST", "/admin/v1/owners", `{"name": "`+name+`"}`)
+		a.operate(201, "POST", "/admin/v1/agents", `{"name": "Front desk", "owner": "`+name+`"}`)
+	}
+	used := a.operate(200, "GET", "/admin/v1/owners/1", "")["storage"].(map[string]any)["bytes"].(float64)
+	for _, tt := range []struct {
+		name, want string
+		limit      float64 // of one owner
+		id         int
+	}{{"no limit", "", 0, 1}, {"half", "", 2 * used, 1}, {"full", "ann", used, 1}, {"two", "ann,eve", used, 3}, {"one has more again", "eve", 10 * used, 1}} {
+		a.operate(200, "PATCH", fmt.Sprint("/admin/v1/owners/", tt.id), fmt.Sprintf(`{"storage_bytes": %.0f}`, tt.limit))
+		answer := a.operate(200, "GET", "/admin/v1/owners?storage=low", "")
+		var names []string
+		for _, row := range answer["owners"].([]any) {
+			names = append(names, row.(map[string]any)["name"].(string))
+		}
+		slices.Sort(names)
+		if got := strings.Join(names, ","); got != tt.want || answer["count"] != float64(len(names)) {
+			t.Errorf("%s: got %s (%v), want %s", tt.name, got, answer["count"], tt.want)
+		}
 	}
 }
