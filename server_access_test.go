@@ -27,15 +27,19 @@ var accessForms = []struct {
 // TestAccess_AsSlog compares lines of the access log byte by byte with what log/slog writes.
 func TestAccess_AsSlog(t *testing.T) {
 	secret := "klen_" + strings.Repeat("a", 36)
-	words := rapid.OneOf(rapid.SampledFrom([]string{
-		"", "-", "GET", "/api/v1/calls/:call_id", "/ä/*rest", "a b", `"`, `\`, "a=b", "\x7f", "\u2028", "\xff", "<&>", "'`|!#$%^~", "key_018c5b0a1f2e9d3b7c6a55",
-		secret, "/x/" + secret, "5f2a81c07", strings.Repeat("0123456789abcdef", 4), "token=hunter2hunter2",
+	plain := rapid.SampledFrom([]string{"", "-", "GET", "/api/v1/calls/:call_id", "/x/*rest", "<&>", "'`|!#$%^~", "key_018c5b0a1f2e9d3b7c6a55", "5f2a81c07"})
+	odd := rapid.OneOf(plain, rapid.SampledFrom([]string{
+		"/ä/*rest", "a b", `"`, `\`, "a=b", "\x7f", "\u2028", "\xff", secret, "/x/" + secret, strings.Repeat("0123456789abcdef", 4), "token=hunter2hunter2",
 	}), rapid.String())
 	addresses := rapid.SampledFrom([]netip.Addr{{}, netip.MustParseAddr("192.0.2.7"), netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("::ffff:192.0.2.7"), netip.MustParseAddr("fe80::1%eth0")})
 	rapid.Check(t, func(t *rapid.T) {
 		c := defaultConfig()
 		form := rapid.SampledFrom(accessForms).Draw(t, "form")
 		c.Log.Format = form.format
+		words := plain // no value needs quotes or escapes, so that Other does not write the line
+		if rapid.Bool().Draw(t, "odd") {
+			words = odd
+		}
 		var got, want bytes.Buffer
 		l := AccessLine{
 			At: time.Unix(rapid.Int64Range(0, 1<<33).Draw(t, "at"), rapid.Int64Range(0, 999_999_999).Draw(t, "nanoseconds")),

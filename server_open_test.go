@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -325,5 +326,39 @@ func (a *testApp) evict() {
 			m.unlink(h)
 		}
 		s.Unlock()
+	}
+}
+
+// deadlineWriter is a writer whose deadlines cannot be set.
+type deadlineWriter struct {
+	http.ResponseWriter
+	set []time.Time
+	err error
+}
+
+func (w *deadlineWriter) SetReadDeadline(t time.Time) error  { return w.SetWriteDeadline(t) }
+func (w *deadlineWriter) SetWriteDeadline(t time.Time) error { w.set = append(w.set, t); return w.err }
+
+// TestExchange_Deadlines sets deadlines of exchanges: the error of the writer is returned, and once EndRequests has ended
+// the exchange, no deadline in the future remains.
+func TestExchange_Deadlines(t *testing.T) {
+	failed, later := errors.New("no deadlines"), time.Now().Add(time.Hour)
+	for name, set := range map[string]func(x *exchange) error{
+		"read":  func(x *exchange) error { return x.SetReadDeadline(later) },
+		"write": func(x *exchange) error { return x.SetWriteDeadline(later) },
+	} {
+		for _, want := range []error{nil, failed} {
+			for _, over := range []bool{false, true} {
+				w := &deadlineWriter{err: want}
+				x := &exchange{ResponseWriter: w}
+				x.open.over.Store(over)
+				if err := set(x); err != want {
+					t.Errorf("%s, ended %t: got %v, want %v", name, over, err, want)
+				}
+				if last := w.set[len(w.set)-1]; last.Equal(later) == over || last.After(time.Now()) == over {
+					t.Errorf("%s, ended %t: got the deadline %v", name, over, last)
+				}
+			}
+		}
 	}
 }

@@ -278,6 +278,44 @@ func TestServer_Bodies(t *testing.T) {
 	}
 }
 
+// TestServer_KeyInURL sends keys in the URL and in the header to a guarded route, by both ways to its upstream. Only an answer
+// to a key in the URL may not be stored, and links on it must not reveal the URL, whatever the upstream says.
+func TestServer_KeyInURL(t *testing.T) {
+	for _, said := range [][2]string{{"public, max-age=60", "unsafe-url"}, {"", ""}} {
+		g := newGuarded(t, func(w http.ResponseWriter, r *http.Request) {
+			for i, name := range []string{"Cache-Control", "Referrer-Policy"} {
+				if said[i] != "" {
+					w.Header().Set(name, said[i])
+				}
+			}
+		}, nil)
+		_, other := g.testApp.key(`["can_read_agents"]`)
+		for _, method := range []string{"GET", "HEAD", "POST", "DELETE", "OPTIONS"} {
+			for _, tt := range []struct {
+				key    string
+				status int
+			}{{g.key, 200}, {other, 403}, {g.key + "x", 401}} {
+				for _, inURL := range []bool{true, false} {
+					path, fields := "/up/page", []string{"X-API-Key: " + tt.key}
+					want := said
+					if inURL {
+						path, fields = path+"?api_key="+tt.key, nil
+						want = [2]string{"private, no-store", "no-referrer"}
+					}
+					if tt.status != 200 {
+						want = [2]string{"no-store", "no-referrer"}
+					}
+					w := askDoor(g.api, method, path, "", fields...)
+					got := [2]string{w.Header().Get("Cache-Control"), w.Header().Get("Referrer-Policy")}
+					if w.Code != tt.status || got != want {
+						t.Errorf("%s, the key in the URL %t, the upstream says %q: got %d %q, want %d %q", method, inURL, said, w.Code, got, tt.status, want)
+					}
+				}
+			}
+		}
+	}
+}
+
 // TestServer_SecretsStayHidden looks for a known key everywhere but in the
 // answer that showed it.
 func TestServer_SecretsStayHidden(t *testing.T) {

@@ -239,7 +239,6 @@ func touch(tx *Tx, hash []byte, u tokenUse) error {
 		return err
 	}
 	if i >= 0 {
-		token.Previous = slices.Clone(token.Previous)
 		token.Previous[i].LastUsedAt = u.at
 	}
 	token.LastUsedAt, token.LastUsedIP = u.at, u.from.WithZone("")

@@ -333,3 +333,18 @@ func (b *browser) ownSession() string {
 	b.change(func(_ *operator, login *loginSession) { id = login.publicID() })
 	return id
 }
+
+// TestTokens_ListQuery asks for the list with queries that are wrong.
+func TestTokens_ListQuery(t *testing.T) {
+	a := newTestApp(t)
+	a.operate(201, "POST", "/admin/v1/tokens", `{"name": "ops"}`)
+	for query, want := range map[string]int{
+		"": 200, "?page=1&limit=1000": 200, "?ends_soon=true": 200, "?page=0": 400, "?page=x": 400, "?limit=0": 400, "?limit=1001": 200, "?limit=x": 400, "?ends_soon=yes": 400,
+	} {
+		if w := a.control("GET", "/admin/v1/tokens"+query, ""); w.Code != want || want == 400 && code(w) != "validation_error" {
+			t.Errorf("%s: got %d %s, want %d", query, w.Code, w.Body, want)
+		}
+	}
+	damageRecords(t, a.Store, TokenTable.Name)
+	a.operate(500, "GET", "/admin/v1/tokens", "")
+}
