@@ -347,10 +347,10 @@ func SeedDemo(ctx context.Context, c *Client, permissions []string, now time.Tim
 		{"calls", object{"agent_id": 1, "phone_number": "+4930555010", "contact_id": 1, "status": "completed", "started_at": at(-1, 9, 15),
 			"ended_at": at(-1, 9, 17), "summary": "Caller moved a booking."}},
 		{"schedules", object{"time_zone": "Europe/Berlin", "buffer_minutes": 15}},
-		{"events", object{"title": "First visit", "start_time": at(0, 8, 0), "end_time": at(0, 8, 45), "status": "confirmed", "contact_id": 1}},
-		{"events", object{"title": "Phone call", "start_time": at(0, 13, 30), "end_time": at(0, 14, 0), "contact_id": 2}},
-		{"events", object{"title": "Fitting", "start_time": at(1, 9, 0), "end_time": at(1, 10, 30), "contact_id": 1, "ai_agent_id": 1}},
-		{"events", object{"title": "Follow-up", "start_time": at(2, 14, 0), "end_time": at(2, 14, 30), "contact_id": 2}},
+		{"events", object{"title": "First visit", "start_time": at(0, 8, 0), "end_time": at(0, 8, 45), "status": "confirmed"}},
+		{"events", object{"title": "Phone call", "start_time": at(0, 13, 30), "end_time": at(0, 14, 0)}},
+		{"events", object{"title": "Fitting", "start_time": at(1, 9, 0), "end_time": at(1, 10, 30), "ai_agent_id": 1}},
+		{"events", object{"title": "Follow-up", "start_time": at(2, 14, 0), "end_time": at(2, 14, 30)}},
 		{"operators", object{"name": demoOperator, "password": d.Password}},
 	} {
 		if err := c.Do(ctx, Request{http.MethodPost, "/admin/v1/" + sample.path, sample.body}, nil); err != nil {
