@@ -429,6 +429,7 @@ func (o serveOptions) run(ctx context.Context, log *Log) (err error) {
 			log.Warn(warning)
 		}
 		o.announce(a, api, admin)
+		o.advise(a)
 		go debug.FreeOSMemory() // the start leaves more garbage than an idle service would ever collect
 		if o.Demo {
 			if seedErr = demo(ctx, a, o, log.Level, [2]string{o.config.APIURL(api.String()), o.config.DashboardURL(admin.String())}); seedErr != nil {
@@ -555,9 +556,6 @@ func (o serveOptions) announce(a *App, api, admin net.Addr) {
 	url := o.config.APIURL(api.String())
 	if !cli.IsTerminal(o.Stdout) {
 		o.log.Info("listening", "version", ProgramVersion(), "api", url, "api_addr", api.String(), "admin_addr", admin.String(), "data", data, "config", source)
-		if exists, err := a.Operators.Any(); err == nil && !exists && !o.Demo {
-			o.log.Info("nobody can log in to the dashboard yet, because there is no operator; create a link with: latchkey admin setup-link")
-		}
 		o.flush(0) // a script that has started the service may wait for this line
 		return
 	}
@@ -571,6 +569,16 @@ func (o serveOptions) announce(a *App, api, admin net.Addr) {
 	_, err = fmt.Fprintf(o.Stdout, "API        %s\nDashboard  %s\n%s\nData       %s\nConfig     %s\n", apiBase(o.config, url), dashboard, next, data, source)
 	if err != nil {
 		o.log.Warn("the addresses could not be printed; to get another set-up link, run \"latchkey admin setup-link\"", "error", err, "api", url, "dashboard", dashboard)
+	}
+}
+
+// advise logs how the first operator is created, unless there is one or announce has printed the set-up link.
+func (o serveOptions) advise(a *App) {
+	if o.Demo || cli.IsTerminal(o.Stdout) {
+		return
+	}
+	if exists, err := a.Operators.Any(); err == nil && !exists {
+		o.log.Info("nobody can log in to the dashboard yet, because there is no operator; create a link with: latchkey admin setup-link")
 	}
 }
 
