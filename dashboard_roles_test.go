@@ -67,7 +67,13 @@ func newRoleCrawl(t *testing.T) roleCrawl {
 	err = a.Store.Update(func(tx *Tx) error { // a second factor of ann, and one of the operator that is disabled below
 		_, err1 := addFactor(tx, factor{Operator: 1, Kind: factorTOTP})
 		_, err2 := addFactor(tx, factor{Operator: 2, Kind: factorTOTP})
-		return errors.Join(err1, err2)
+		address, _ := a.accounts.PasskeyURL()
+		here, err3 := url.Parse(address)
+		for i := range 2 { // so that ann could remove the password
+			_, err := addFactor(tx, factor{Operator: 1, Kind: factorPasskey, CredentialID: []byte{byte(i)}, Credential: fmt.Appendf(nil, `{"host": %q}`, here.Hostname())})
+			err3 = errors.Join(err3, err)
+		}
+		return errors.Join(err1, err2, err3)
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -201,6 +207,9 @@ func TestRoles_Pages(t *testing.T) {
 		for _, id := range []string{"booking site", "old import"} { // an active and a paused key
 			c.open("/keys/" + c.operate(200, "GET", "/admin/v1/keys?search="+url.QueryEscape(id), "")["keys"].([]any)[0].(map[string]any)["id"].(string))
 		}
+		c.post("/space", "space", "sandbox", "next", "/owners")
+		c.open("/owners/1")
+		c.post("/space", "space", "live", "next", "/owners")
 		for pattern := range c.needs {
 			if want := c.may(pattern) && !slices.Contains(scripted, pattern); c.seen[pattern] != want {
 				t.Errorf("%s: a link or form for %s: got %v, want %v", role.Name, pattern, c.seen[pattern], want)

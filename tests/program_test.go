@@ -211,7 +211,7 @@ func TestProgram_OwnPermissions(t *testing.T) {
 		{"all", []string{"keys", "create", "--name", "x", "--permission", "all", "--json"}, 0, []string{`"permissions": [`, "can_read_reports", "can_write_reports"}, "can_verify_keys"},
 		{"all others", []string{"keys", "update", "x", "--permission", "all", "--json"}, 0, []string{"can_read_reports"}, "can_verify_keys"},
 		{"an unknown one", []string{"keys", "create", "--name", "y", "--permission", "can_read_calls"}, 1, []string{`unknown permission "can_read_calls"`, "can_write_reports"}, "can_read_agents"},
-		{"an export", []string{"keys", "import", "--from", "unkey", export}, 0, []string{"Imported 1 keys", `the permission "can_fly" has no counterpart`}, "can_read_reports"},
+		{"an export", []string{"keys", "import", "--from", "unkey", export}, 0, []string{"Imported 1 key", `the permission "can_fly" has no counterpart`}, "can_read_reports"},
 		{"its key", []string{"keys", "show", "from elsewhere"}, 0, []string{"can_read_reports"}, "can_write_reports"},
 	} {
 		out, errs, exit := program.Run(t, append(tt.args, "--data", data)...)
