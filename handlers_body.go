@@ -140,7 +140,7 @@ func (f BodyFields) check(b *Body) (name string, err error) {
 		fields, ok := f.Items[name]
 		var items []map[string]json.RawMessage
 		if !ok || json.Unmarshal(b.fields[name], &items) != nil {
-			continue // whoever reads the member says what is wrong with it
+			continue // what reads the member reports what is wrong with it
 		}
 		for i, item := range items {
 			if inner, err := fields.check(&Body{fields: item}); err != nil {
