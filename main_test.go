@@ -321,6 +321,7 @@ func (w *commandWalk) args() map[string]func() []string {
 		"admin token rotate": func() []string { return []string{w.made("tokens", `{"name": "t"}`)} },
 		"audit list":         given(), "audit verify": given(), "usage": given(), "refusals": given(), "requests": given("--status", "2xx"), "routes": given(), "reload": given(),
 		"config check": given(), "config print": given(), "status": given(), "version": given(), "man": given(), "calls list": given(),
+		"agents update": func() []string { return []string{w.made("agents", `{"name": "a"}`), "--name", "b"} },
 		"owners update": func() []string {
 			w.n++
 			return []string{w.made("owners", fmt.Sprintf(`{"name": "u%d"}`, w.n)), "--rate", "2", "--storage", "512MiB"}
