@@ -86,6 +86,32 @@ func TestKey_ChargeUnknown(t *testing.T) {
 	}
 }
 
+// TestKeyring_SandboxSecret wants the mark of sandboxes in the secrets of sandbox keys, of the first and of later ones, and in
+// no other.
+func TestKeyring_SandboxSecret(t *testing.T) {
+	a := newTestApp(t)
+	mark := a.Keyring.prefix + keytext.SandboxMark
+	for _, owner := range []uint64{1, SandboxOf(1)} {
+		err := a.Store.Update(func(tx *Tx) error {
+			key := &Key{StoredKey: StoredKey{ID: NewKeyID(epoch), Owner: owner, CreatedAt: epoch}}
+			first, err := a.Keyring.Create(tx, key)
+			if err != nil {
+				return err
+			}
+			second, err := a.Keyring.Rotate(tx, key.Clone(), epoch, epoch)
+			for _, secret := range []string{first, second} {
+				if strings.HasPrefix(secret, mark) != IsSandbox(owner) || !strings.HasPrefix(secret, a.Keyring.prefix) {
+					t.Errorf("owner %d: got a secret that begins with %.12s", owner, secret)
+				}
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // TestNewKeyID wants ids of the documented form, which sort by their times.
 func TestNewKeyID(t *testing.T) {
 	form := regexp.MustCompile(`^key_[0-9a-f]{21}$`)

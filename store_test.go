@@ -15,6 +15,9 @@ import (
 	"testing"
 	"time"
 
+	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
+
 	"latchkey/internal/durable"
 )
 
@@ -560,6 +563,7 @@ func TestStoreFile_Refusals(t *testing.T) {
 		"create in no folder":       {func() error { return CreateStore(none, "x", epoch) }, "create store"},
 		"copy over a file":          {func() error { return s.CopyTo(file) }, "the file exists"},
 		"copy into no folder":       {func() error { return s.CopyTo(none) }, "write " + none},
+		"copy into a closed file":   {func() error { return transfer(closedFile(t), s.db, nil) }, bolterrors.ErrDatabaseNotOpen.Error()},
 		"pepper over a file":        {func() error { return CreatePepper(file) }, os.ErrExist.Error()},
 		"pepper in no folder":       {func() error { return CreatePepper(none) }, "create pepper"},
 		"write into no folder":      {func() error { return durable.WriteFile(none, "x") }, "no such file"},
@@ -583,6 +587,103 @@ func TestStoreFile_Refusals(t *testing.T) {
 	}
 	if left, err := os.ReadDir(dir); len(left) != 1 || err != nil {
 		t.Errorf("got %v, %v; want nothing else in the folder", left, err)
+	}
+}
+
+// closedFile returns a database that has been closed.
+func closedFile(t *testing.T) *bbolt.DB {
+	db, err := bbolt.Open(filepath.Join(t.TempDir(), "closed"), 0o600, nil)
+	if err == nil {
+		err = db.Close()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return db
+}
+
+// TestTx_CheckSize checks records at both sides of the bound, and beside larger ones from before.
+func TestTx_CheckSize(t *testing.T) {
+	s := newTestStore(t)
+	s.SetBounds(Bounds{RecordBytes: 100})
+	for _, tt := range []struct {
+		before, size int
+		by           Writer
+		refused      bool
+	}{
+		{-1, 99, Writer{Owner: 1}, false}, {-1, 100, Writer{Owner: 1}, false}, {-1, 101, Writer{Owner: 1}, true}, {0, 100, Writer{Owner: 1}, false}, {99, 100, Writer{Owner: 1}, false},
+		{100, 101, Writer{Owner: 1}, true}, {101, 101, Writer{Owner: 1}, false}, {102, 101, Writer{Owner: 1}, false}, {101, 102, Writer{Owner: 1}, true},
+		{-1, 101, Writer{}, false}, {-1, 101, Writer{Owner: 1, Finishes: true}, false},
+	} {
+		err := s.UpdateBy(tt.by, func(tx *Tx) error {
+			if tt.before >= 0 {
+				if err := tx.Put("x", []byte("k"), make([]byte, tt.before)); err != nil {
+					return err
+				}
+			}
+			return errors.Join(tx.CheckSize("record", "x", []byte("k"), make([]byte, tt.size)), tx.Delete("x", []byte("k")))
+		})
+		if errors.Is(err, ErrValidation) != tt.refused || err != nil && !tt.refused {
+			t.Errorf("%+v: got %v", tt, err)
+		}
+	}
+}
+
+// TestChangeSet_Note notes more records than are listed: the rest is counted, and nothing of it is encoded.
+func TestChangeSet_Note(t *testing.T) {
+	set, policy := ChangeSet{}, AuditPolicy{Object: "thing"}
+	for n := range maxTraced + 3 {
+		if err := set.Note(policy, thing{ID: 1, Word: "a"}, thing{ID: 1, Word: "b"}); err != nil {
+			t.Fatal(err)
+		}
+		if want := min(n+1, maxTraced); len(set.Changes) != want || set.Count != n+1 || set.Idle {
+			t.Fatalf("after %d records: got %d listed of %d, idle %t", n+1, len(set.Changes), set.Count, set.Idle)
+		}
+	}
+	if err := set.Note(policy, nil, func() {}); err != nil || set.Count != maxTraced+4 {
+		t.Errorf("got %v and %d records, want one more that is only counted", err, set.Count)
+	}
+}
+
+// TestTx_Ended reads for a request that has ended: this is noticed at the unit with the number workBetween, not before.
+func TestTx_Ended(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, step := range []int{1, 2, workBetween / 2, workBetween, 3 * workBetween} {
+		tx := &Tx{ctx: ctx}
+		for range 3 {
+			units := 0
+			for err := error(nil); err == nil; units += step {
+				err = tx.ended(step)
+			}
+			if want := max(step, workBetween); units != want {
+				t.Errorf("%d units at a time: noticed after %d, want %d", step, units, want)
+			}
+		}
+	}
+	if tx := (&Tx{}); tx.ended(2*workBetween) != nil {
+		t.Error("a transaction without a context has ended")
+	}
+}
+
+// TestWalk_ShortEntry meets an index entry that has the prefix only because its key begins like it: this is an error.
+func TestWalk_ShortEntry(t *testing.T) {
+	s := newTestStore(t)
+	entry := []byte("ab\x00\x00\x00\x00\x00\x00\x00\x07")
+	if err := s.Update(func(tx *Tx) error { return tx.PutRaw("things/word", entry, sealEntry(entry, 8)) }); err != nil {
+		t.Fatal(err)
+	}
+	for n := range len(entry) {
+		err := s.View(func(tx *Tx) error {
+			w := thingTable.Walk(tx, "word", entry[:n], Forward)
+			if string(w.Entry) != "ab"[n:] || len(w.Key) != 8 {
+				t.Errorf("a prefix of %d bytes: got %q and the key %x", n, w.Entry, w.Key)
+			}
+			return nil
+		})
+		if (err != nil) != (n > 2) || err != nil && !strings.Contains(err.Error(), "too short for the prefix") {
+			t.Errorf("a prefix of %d bytes: got %v", n, err)
+		}
 	}
 }
 
