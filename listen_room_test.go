@@ -234,6 +234,16 @@ func (s *roomScene) wantUse(t *testing.T) {
 // reuses sends a request and reports whether it was answered over a connection of before.
 func reuses(t *testing.T, client *http.Client, url string) (reused bool) {
 	t.Helper()
+	reused, err := tryReuse(t, client, url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return reused
+}
+
+// tryReuse is like reuses, for a request that may get no answer.
+func tryReuse(t *testing.T, client *http.Client, url string) (reused bool, err error) {
+	t.Helper()
 	ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{GotConn: func(i httptrace.GotConnInfo) { reused = i.Reused }})
 	r, err := http.NewRequestWithContext(ctx, "GET", url, nil)
 	if err != nil {
@@ -241,13 +251,13 @@ func reuses(t *testing.T, client *http.Client, url string) (reused bool) {
 	}
 	answer, err := client.Do(r)
 	if err != nil {
-		t.Fatal(err)
+		return false, err
 	}
 	defer answer.Body.Close()
 	if _, err := io.Copy(io.Discard, answer.Body); err != nil || answer.StatusCode != 200 {
 		t.Fatalf("got %d, %v", answer.StatusCode, err)
 	}
-	return reused
+	return reused, nil
 }
 
 // Handshakes that never finish take no room, and a client that has shown a key keeps its
@@ -271,8 +281,12 @@ func TestConnections_TLS(t *testing.T) {
 	if !reuses(t, first, url+"/") || !reuses(t, second, url+"/") {
 		t.Error("a client with a key has lost its connection")
 	}
-	if reuses(t, none, url+"/") {
-		t.Error("a client without a key has kept its connection")
+	reused, err := tryReuse(t, none, url+"/")
+	for i := 0; err != nil && i < 20; i++ { // its new connection may have to make room too, for those of the flood that came late
+		reused, err = tryReuse(t, none, url+"/")
+	}
+	if reused || err != nil {
+		t.Errorf("a client without a key: got %v, and it has kept its connection: %v", err, reused)
 	}
 	s.wantUse(t)
 }
