@@ -96,6 +96,8 @@ type AppOptions struct {
 	Log    *slog.Logger
 	Access *AccessWriter // for the access log, if the configuration has it on; nil: none
 	Demo   bool          // add sample data to the store, which must be empty; the dashboard says that they are
+	// Progress receives how much of a migration of the database is done. If it returns an error, OpenApp ends with it.
+	Progress Progress
 }
 
 // OpenApp opens the data folder of a configuration, creates all parts and starts their
@@ -117,7 +119,7 @@ func OpenApp(o AppOptions) (*App, error) {
 	if err != nil {
 		return nil, errors.Join(err, folder.Close())
 	}
-	store, peppers, err := folder.Open(FolderOptions{Peppers: PeppersOf(c, o.Pepper), Clock: o.Clock, Shared: node.shared()})
+	store, peppers, err := folder.Open(FolderOptions{Peppers: PeppersOf(c, o.Pepper), Clock: o.Clock, Shared: node.shared(), Progress: o.Progress})
 	if err != nil {
 		return nil, errors.Join(err, node.close(), folder.Close())
 	}

@@ -209,6 +209,8 @@ type FolderOptions struct {
 	Peppers PepperSource
 	Clock   *clock.Clock
 	Shared  FolderSharing // nil: the store is alone
+	// Progress receives how much of a migration of the database is done. If it returns an error, Open ends with it.
+	Progress Progress
 }
 
 // FolderSharing makes the database of a folder a view of the store of a cluster. It is a *SharedFolder; a program that is in no
@@ -261,7 +263,7 @@ func (f *DataDir) Open(o FolderOptions) (*Store, Peppers, error) {
 			return nil, peppers, err
 		}
 	}
-	if _, err := Migrate(path, Migrations(), MigrateOptions{Keys: keys, Fits: fits, Log: f.Log}); err != nil {
+	if _, err := Migrate(path, Migrations(), MigrateOptions{Keys: keys, Fits: fits, Log: f.Log, Progress: o.Progress}); err != nil {
 		return nil, peppers, err
 	}
 	store, err := OpenStore(path, o.Clock.Stamp)
@@ -273,6 +275,9 @@ func (f *DataDir) Open(o FolderOptions) (*Store, Peppers, error) {
 		f.Log.Error("record refused: it has no valid MAC, so it was changed without the pepper", "table", bucket, "key", loggedKey(bucket, key))
 	})
 	f.warn(path, cmp.Or(from.File, pepperPath(f.Path)))
+	if err := f.tidy(); err != nil {
+		f.Log.Warn("files of interrupted work could not be deleted; delete them from the data folder", "error", err)
+	}
 	if o.Shared == nil {
 		if err := refuseView(store); err != nil {
 			return nil, peppers, errors.Join(err, store.Close())
@@ -288,6 +293,20 @@ func (f *DataDir) Open(o FolderOptions) (*Store, Peppers, error) {
 		return nil, peppers, errors.Join(err, store.Close())
 	}
 	return store, peppers, nil
+}
+
+// tidy deletes what a migration, a repair, a restore or a compaction has left that was interrupted. Each of them holds
+// the lock of the folder, so none is running.
+func (f *DataDir) tidy() error {
+	files, err := os.ReadDir(f.Path)
+	for _, file := range files {
+		rest, ours := strings.CutPrefix(file.Name(), storeFile)
+		copied := strings.HasPrefix(rest, ".format-") && strings.HasSuffix(rest, ".part")
+		if ours && (copied || rest == ".rebuild" || rest == ".restored" || rest == ".restored.rebuild") {
+			err = errors.Join(err, os.Remove(filepath.Join(f.Path, file.Name())))
+		}
+	}
+	return err
 }
 
 // refuseView returns an error if the database is a view of a cluster. A server that used it alone would go on from an
@@ -363,8 +382,11 @@ func (f *DataDir) verify(store *Store, peppers Peppers, clock *clock.Clock) erro
 	if err := clock.Resume(stamp); err != nil {
 		return err
 	}
-	if err := peppers.Verify(store); err != nil || clock.Continued() {
+	if err := peppers.Verify(store); err != nil {
 		return err // with a wrong pepper the store must not be changed
+	}
+	if err := store.Update(DropSeal); err != nil || clock.Continued() {
+		return err
 	}
 	// The stored stamp is from before the machine was restarted. Replace it now. If it
 	// stayed, the next start would use it and trust the wall clock, which may have been
@@ -556,7 +578,7 @@ func (o RestoreOptions) amend(path string, keys [][]byte, plan []Carried) (err e
 	if o.Amend == nil {
 		return nil
 	}
-	if _, err := Migrate(path, Migrations(), MigrateOptions{Keys: keys, Log: slog.New(slog.DiscardHandler), NoCopy: true}); err != nil {
+	if _, err := Migrate(path, Migrations(), MigrateOptions{Keys: keys, Log: slog.New(slog.DiscardHandler), NoCopy: true, Progress: o.Progress}); err != nil {
 		return err
 	}
 	f, err := OpenFile(path, ReadWrite)
@@ -665,12 +687,15 @@ func CheckFile(path string, tables []Checked, load func() (Peppers, error), prog
 	}
 	why := result.NotVerified
 	err = f.View(func(tx *Tx) (err error) {
-		if result, err = CheckStore(tx, fitting(f, tables)); err != nil || tx.Auth == nil || len(result.Problems) > 0 {
+		if result, err = CheckStore(tx, fitting(f, tables)); err != nil || f.Backup == nil || len(result.Problems) > 0 {
 			return err
 		}
-		seal, err := tx.Auth.VerifyBackup(tx)
-		if seal == SealInvalid {
+		seal, err := f.Backup.VerifyBackup(tx)
+		switch seal {
+		case SealInvalid:
 			result.Problems = append(result.Problems, "the contents do not match the MAC of the backup: the file was changed after it was made")
+		case SealValid:
+			why = "" // also if the records have no MACs
 		}
 		return err
 	})
@@ -726,12 +751,11 @@ func (f *File) unverified(load func() (Peppers, error)) (why string, err error) 
 	if err != nil {
 		return err.Error(), nil
 	}
-	if !f.Current() {
-		return "an earlier version wrote this file, without MACs", nil
-	}
 	keys, err := peppers.MACKeys()
-	f.Authenticate(keys)
-	return "", err
+	if f.Authenticate(keys); f.Auth == nil {
+		why = "an earlier version wrote this file, without MACs"
+	}
+	return why, err
 }
 
 // ViewFolder calls run with a read transaction of the database in the data folder dir. load returns the

@@ -470,6 +470,12 @@ func (s *Systemd) Ready(status string) {
 	s.notify(daemon.SdNotifyReady + "\nSTATUS=" + status)
 }
 
+// Starting notifies the service manager that the start goes on and may take another 10 minutes, whatever its
+// TimeoutStartSec. status is shown to people who ask for the state of the service.
+func (s *Systemd) Starting(status string) {
+	s.notify(fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d\nSTATUS=%s", (10 * time.Minute).Microseconds(), status))
+}
+
 // Reloading notifies the service manager that the configuration is being reloaded. Call Ready when
 // the reload is complete.
 func (s *Systemd) Reloading() {

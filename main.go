@@ -370,6 +370,27 @@ func (s service) Serve(ctx context.Context, options cli.ServeOptions) error {
 	return err
 }
 
+// startProgress returns a Progress for the start of the service, which ends with the error of ctx. It tells the service
+// manager every 10 seconds that the start goes on.
+func startProgress(ctx context.Context, log *slog.Logger) (Progress, error) {
+	manager, err := NewSystemd(log)
+	if err != nil {
+		return nil, err
+	}
+	var told time.Time
+	return func(step string, done, total int64) error {
+		if now := time.Now(); now.Sub(told) >= 10*time.Second {
+			told = now
+			status := "migrating the database: " + step
+			if total > 0 {
+				status += fmt.Sprintf(", %d of %d", done, total)
+			}
+			manager.Starting(status)
+		}
+		return ctx.Err()
+	}, nil
+}
+
 // lostLines returns the log line with the number of lost log lines.
 func lostLines(c Config, sink LogSink, lost uint64) []byte {
 	var line bytes.Buffer
@@ -404,7 +425,15 @@ func (o serveOptions) run(ctx context.Context, log *Log) (err error) {
 			return err
 		}
 	}
-	a, err := OpenApp(AppOptions{Config: o.config, Clock: clock.NewClock(), Create: true, Pepper: pepper(), Log: log.Logger, Access: log.Access, Demo: o.Demo})
+	progress, err := startProgress(ctx, log.Logger)
+	if err != nil {
+		return err
+	}
+	a, err := OpenApp(AppOptions{Config: o.config, Clock: clock.NewClock(), Create: true, Pepper: pepper(), Log: log.Logger, Access: log.Access, Demo: o.Demo, Progress: progress})
+	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
+		log.Warn("the service was stopped before it had started; the next start goes on", "because", err)
+		return nil
+	}
 	if err != nil {
 		return err
 	}

@@ -7,13 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"math/bits"
 	"os"
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
-	"strings"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -78,6 +76,7 @@ type File struct {
 	DB     *bbolt.DB      // for use by Store only
 	Handle *os.File       // the open file of DB; DB closes it; for use by Store only
 	Auth   *Authenticator // signs and verifies the records; nil: no MAC is verified
+	Backup *Authenticator // verifies the MAC of a backup; nil: it is not verified
 	// Progress receives how much of a copy is done, and is the Progress of the transactions of
 	// View. nil: nobody wants to know.
 	Progress Progress
@@ -194,11 +193,12 @@ func undamaged(path string, run func() error) (err error) {
 }
 
 // Authenticate sets the keys under which the records of the file are verified and its
-// copies are signed, see NewAuthenticator. It does nothing if the file has an older
-// format, whose records are not signed.
+// copies are signed, see NewAuthenticator. The records of format 1 are not signed, but
+// a backup of it can be.
 func (f *File) Authenticate(keys [][]byte) {
-	if f.Current() {
-		f.Auth = NewAuthenticator(keys, f.Header.StoreID)
+	f.Backup = NewAuthenticator(keys, f.Header.StoreID)
+	if f.Header.Format >= 2 {
+		f.Auth = f.Backup
 	}
 }
 
@@ -433,154 +433,4 @@ func ReadSmall(path string) ([]byte, error) {
 		return nil, fmt.Errorf("%s is not a regular file (%s)", path, info.Mode().Type())
 	}
 	return os.ReadFile(path)
-}
-
-// migration changes a store from one format to the next. It must not use a Table: the
-// record types change with the program, but a migration must always read and write the
-// same two formats.
-type migration struct {
-	What string // what the migration changes, for the log, such as "add the team to calls"
-	// MinReader is the MinReader of the new header: the lowest StoreFormat of a program
-	// that can read the result. 0 means the new format.
-	MinReader int
-	// Derive finds the entries of buckets that Run adopts, from the records as they are before Run. They
-	// are stored in transactions before that of Run, so that they need little memory. It may be nil.
-	Derive deriver
-	// Run changes the records. The new header is stored in the same transaction.
-	Run func(tx *Tx) error
-}
-
-// Migrations returns all migrations in order. The first one changes format 1 to format 2.
-func Migrations() []migration {
-	return []migration{
-		{What: "sign the keys, admin tokens, operators and sessions", Run: signRecords},
-		{What: "count the bytes of each owner, store each webhook event once and add the indexes of lists", Derive: deriveLists, Run: format3},
-		{What: "add the lists of calls by contact and of events by agent, and let keys be limited to objects", Derive: deriveFormat4, Run: format4},
-	}
-}
-
-// format3 changes format 2 to format 3.
-func format3(tx *Tx) error {
-	for _, step := range []func(*Tx) error{
-		shareBodies,
-		addLists,
-		addKeyRows,
-		countOwners, // after the steps that change records of owners
-	} {
-		if err := step(tx); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// MigrateOptions are the options of Migrate.
-type MigrateOptions struct {
-	Keys [][]byte          // the keys of the Authenticator
-	Fits func(*File) error // checks the file before anything changes; an error ends Migrate; may be nil
-	Log  *slog.Logger
-	// NoCopy leaves out the copy that is made before the first step. It is for a file that is a copy itself.
-	NoCopy bool
-}
-
-// Migrate brings the database file at path to the format that the last of steps
-// produces. Before the first step it copies the file. It returns the path of the copy,
-// or "" if the file already had that format. Each step is one transaction. After a
-// crash, the next call continues with the step that is missing. If the first step
-// fails, the file is unchanged and Migrate removes the copy. If a later step fails,
-// Migrate returns the path of the copy together with the error. The process must hold the
-// lock on the data folder.
-func Migrate(path string, steps []migration, o MigrateOptions) (kept string, err error) {
-	to := 1 + len(steps)
-	f, err := openFormat(path, ReadWrite, to)
-	if err != nil {
-		return "", err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	f.Auth = NewAuthenticator(o.Keys, f.Header.StoreID)
-	from := f.Header.Format
-	if from >= to {
-		return "", nil
-	}
-	if from < 1 {
-		return "", fmt.Errorf("open store %s: the header has format %d, which does not exist; restore a backup to this path", path, from)
-	}
-	if o.Fits != nil {
-		if err := o.Fits(f); err != nil {
-			return "", err
-		}
-	}
-	if !o.NoCopy {
-		kept = copyName(path, f.Header)
-		o.Log.Warn("copying the database before its migration", "format", from, "new_format", to, "copy", kept)
-		if err := keepCopy(f, kept); err != nil {
-			return "", fmt.Errorf("copy the database before its migration (free some disk space and start again; the database has not been changed): %w", err)
-		}
-		o.Log.Warn("database copied", "copy", kept)
-	}
-	for n := from; n < to; n++ {
-		if err := f.step(steps[n-1]); err != nil {
-			err = fmt.Errorf("migrate the database from format %d to %d (%s): %w", n, n+1, steps[n-1].What, err)
-			if n == from && kept != "" {
-				return "", errors.Join(err, os.Remove(kept))
-			}
-			return kept, fmt.Errorf("%w; the database has format %d now; its copy from before the migration is %s", err, n, kept)
-		}
-		o.Log.Warn("database migrated", "format", n+1, "what", steps[n-1].What, "copy", kept)
-	}
-	return kept, nil
-}
-
-// step runs one migration and stores the new header in the same transaction. After an
-// error the records and f.Header are unchanged.
-func (f *File) step(s migration) error {
-	h := f.Header
-	h.Format++
-	h.MinReader, h.Writer = s.MinReader, ProgramVersion()
-	if h.MinReader == 0 {
-		h.MinReader = h.Format
-	}
-	if s.Derive != nil {
-		if err := f.rebuild(s.Derive); err != nil {
-			return err
-		}
-	}
-	err := f.Update(func(tx *Tx) error {
-		if err := s.Run(tx); err != nil {
-			return err
-		}
-		return errors.Join(tx.dropRebuilt(), h.Put(tx))
-	})
-	if err != nil {
-		return errors.Join(err, f.dropRebuilt())
-	}
-	f.Header = h
-	return nil
-}
-
-// copyName returns the path of the copy that Migrate makes of the store at path. It
-// consists of path, the format and the start of the store id. It is the same for each
-// attempt, so that repeated failed starts do not fill the disk with copies. A file that
-// the copy replaces is an earlier state of the same store in the same format.
-func copyName(path string, h header) string {
-	id := strings.Map(func(r rune) rune {
-		if r >= '0' && r <= '9' || r >= 'a' && r <= 'z' {
-			return r
-		}
-		return -1 // omit it: in a file of unknown origin it could be a path separator
-	}, h.StoreID)
-	return fmt.Sprintf("%s.format-%d-%s", path, h.Format, id[:min(8, len(id))])
-}
-
-// keepCopy writes a compacted copy of f to path. It writes path + ".part" and renames it
-// once the copy is complete and on disk. It replaces an existing file at path.
-func keepCopy(f *File, path string) error {
-	part := path + ".part"
-	if err := os.Remove(part); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	if err := f.CopyTo(part); err != nil {
-		return err
-	}
-	return errors.Join(os.Rename(part, path), durable.SyncDir(filepath.Dir(path)))
 }

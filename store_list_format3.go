@@ -162,9 +162,10 @@ func deriveOldTable(tx *Tx, table string, emit func(DerivedEntry) error, read fu
 			failed = emit(chunkEntry(at, contents))
 		}
 	}}
+	seen := tx.countBucket("reading "+table, table)
 	for key, stored := range tx.Range(table, nil) {
 		value, err := Unseal(table, key, stored)
-		if err = errors.Join(err, failed); err != nil {
+		if err = errors.Join(err, failed, seen.next()); err != nil {
 			return err
 		}
 		l, err := read(value)

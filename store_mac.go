@@ -224,6 +224,15 @@ func (a *Authenticator) contents(tx *Tx, macKey []byte) ([]byte, error) {
 	return h.Sum(nil), err
 }
 
+// DropSeal deletes the MAC of a backup from a database that is used from now on. Somebody may have put a backup in the place
+// of the database without a restore.
+func DropSeal(tx *Tx) error {
+	if !tx.Has("meta", sealKey) {
+		return nil
+	}
+	return tx.Delete("meta", sealKey)
+}
+
 // BackupSeal is what is known about the MAC of a backup.
 type BackupSeal int
 
@@ -307,7 +316,7 @@ func signBucket(tx *Tx, bucket string) error {
 			batch = append(batch, record{bytes.Clone(key), bytes.Clone(value)})
 		}
 		for _, r := range batch {
-			if err := tx.PutSigned(bucket, r.key, r.value); err != nil {
+			if err := errors.Join(tx.PutSigned(bucket, r.key, r.value), tx.changing()); err != nil {
 				return err
 			}
 		}

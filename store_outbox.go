@@ -75,7 +75,8 @@ type bodySharing struct {
 	tx     *Tx
 	owners map[uint64]uint64 // by webhook
 	events map[bodyHash]*event3
-	stored map[uint64]bool           // events whose body is stored
+	order  []*event3                 // the events by their ids
+	bodies map[*event3]recordPlace   // a record that has the body of the event
 	tails  map[uint64]place3         // by webhook: the last pending delivery so far
 	queues map[uint64]map[string]any // by webhook: the members that its queue gets
 }
@@ -90,10 +91,10 @@ type place3 struct {
 // into events, which deliveries and log entries refer to.
 func shareBodies(tx *Tx) error {
 	s := bodySharing{
-		tx: tx, owners: map[uint64]uint64{}, events: map[bodyHash]*event3{}, stored: map[uint64]bool{},
+		tx: tx, owners: map[uint64]uint64{}, events: map[bodyHash]*event3{}, bodies: map[*event3]recordPlace{},
 		tails: map[uint64]place3{}, queues: map[uint64]map[string]any{},
 	}
-	for _, step := range []func() error{s.readOwners, s.numberEvents, s.moveDeliveries, s.moveLogs, s.writeEvents, s.writeQueues} {
+	for _, step := range []func() error{s.readOwners, s.numberEvents, s.storeBodies, s.moveDeliveries, s.moveLogs, s.writeEvents, s.writeQueues} {
 		if err := step(); err != nil {
 			return err
 		}
@@ -108,7 +109,7 @@ func shareBodies(tx *Tx) error {
 func readStored[T any](tx *Tx, bucket string, visit func(key []byte, v T) error) error {
 	for key, stored := range tx.Range(bucket, nil) {
 		value, err := Unseal(bucket, key, stored)
-		if err != nil {
+		if err = errors.Join(err, tx.changing()); err != nil {
 			return err
 		}
 		var v T
@@ -155,12 +156,12 @@ type entry2 struct {
 // numberEvents makes an event of each different body and numbers the events by their times, because
 // the oldest event is dropped first.
 func (s *bodySharing) numberEvents() error {
-	add := func(d entry2) {
+	add := func(at recordPlace, d entry2) {
 		h := hashBody(d.Event, d.Body)
 		e := s.events[h]
 		if e == nil {
 			e = &event3{Type: d.Event, At: d.At, Size: len(d.Body), Seed: fmt.Sprintf("%x", h[:16]), Owner: s.owners[d.Webhook]}
-			s.events[h] = e
+			s.events[h], s.bodies[e] = e, at
 		}
 		if d.At.Before(e.At) {
 			e.At = d.At
@@ -170,9 +171,9 @@ func (s *bodySharing) numberEvents() error {
 		}
 	}
 	for _, bucket := range []string{"webhook_outbox", "webhook_log"} {
-		err := readStored(s.tx, bucket, func(_ []byte, d entry2) error {
+		err := readStored(s.tx, bucket, func(key []byte, d entry2) error {
 			if bucket == "webhook_outbox" || d.Body != nil {
-				add(d)
+				add(recordPlace{bucket, string(key)}, d)
 			}
 			return nil
 		})
@@ -180,22 +181,36 @@ func (s *bodySharing) numberEvents() error {
 			return err
 		}
 	}
-	list := slices.SortedFunc(maps.Values(s.events), func(a, b *event3) int {
+	s.order = slices.SortedFunc(maps.Values(s.events), func(a, b *event3) int {
 		return cmp.Or(a.At.Compare(b.At), cmp.Compare(a.Seed, b.Seed))
 	})
-	for i, e := range list {
+	for i, e := range s.order {
 		e.ID = uint64(i + 1)
 	}
 	return nil
 }
 
-// storeBody stores the body of an event unless it is stored already.
-func (s *bodySharing) storeBody(e *event3, body []byte) error {
-	if s.stored[e.ID] {
-		return nil
+// storeBodies stores the bodies of the events. It does so by their ids: in any other order bbolt moves the keys that
+// it has already stored in this transaction again and again.
+func (s *bodySharing) storeBodies() error {
+	if err := s.tx.inOrder("webhook_bodies"); err != nil {
+		return err
 	}
-	s.stored[e.ID] = true
-	return putJSON(s.tx, "webhook_bodies", IDKey(e.ID), body3{e.ID, e.Owner, body})
+	for _, e := range s.order {
+		at := s.bodies[e]
+		value, err := s.tx.Get(at.bucket, []byte(at.key))
+		if err = errors.Join(err, s.tx.changing()); err != nil {
+			return err
+		}
+		var d entry2
+		if err := json.Unmarshal(value, &d); err != nil {
+			return fmt.Errorf("%s/%x: %w", at.bucket, at.key, err)
+		}
+		if err := putJSON(s.tx, "webhook_bodies", IDKey(e.ID), body3{e.ID, e.Owner, d.Body}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // queue returns the members that the queue of a webhook gets.
@@ -229,7 +244,7 @@ func (s *bodySharing) moveDeliveries() error {
 		e.Pending.Own = append(e.Pending.Own, own)
 		s.tails[d.Webhook] = place3{e, own.Index}
 		q["tail"], q["bytes"] = e.ID, q["bytes"].(int)+e.Size
-		return s.storeBody(e, d.Body)
+		return nil
 	})
 }
 
@@ -267,13 +282,16 @@ func (s *bodySharing) moveEntry(key []byte) error {
 	e.Kept++
 	q := s.queue(d.Webhook)
 	q["log_bytes"] = q["log_bytes"].(int) + e.Size
-	return errors.Join(s.storeBody(e, d.Body), putJSON(s.tx, "webhook_log", key, all))
+	return putJSON(s.tx, "webhook_log", key, all)
 }
 
 // writeEvents stores the events, the backlogs of the owners, and the numbers of these records.
 func (s *bodySharing) writeEvents() error {
+	if err := s.tx.inOrder("webhook_events"); err != nil {
+		return err
+	}
 	backlogs := map[uint64]backlog3{}
-	for _, e := range s.events {
+	for _, e := range s.order {
 		counted := map[uint64]bool{}
 		for i := 0; e.Pending != nil && i < len(e.Pending.To); i += 3 {
 			owner := e.Pending.To[i+1]
@@ -286,8 +304,8 @@ func (s *bodySharing) writeEvents() error {
 			return err
 		}
 	}
-	for owner, o := range backlogs {
-		if err := putJSON(s.tx, "webhook_backlogs", IDKey(owner), o); err != nil {
+	for _, owner := range slices.Sorted(maps.Keys(backlogs)) {
+		if err := putJSON(s.tx, "webhook_backlogs", IDKey(owner), backlogs[owner]); err != nil {
 			return err
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"slices"
 )
 
@@ -316,8 +317,14 @@ func (tx *Tx) storeOwnerBytes(sums map[uint64]int64) error {
 			sums[owner] = 0
 		}
 	}
-	for owner, bytes := range sums {
-		if err := tx.Put(ownerBytesBucket, IDKey(owner), IDKey(uint64(bytes))); err != nil {
+	return tx.putOwnerBytes(sums)
+}
+
+// putOwnerBytes stores the counters of owners. It does so by their ids: in any other order bbolt moves the keys that it has
+// already stored in this transaction again and again.
+func (tx *Tx) putOwnerBytes(sums map[uint64]int64) error {
+	for _, owner := range slices.Sorted(maps.Keys(sums)) {
+		if err := tx.Put(ownerBytesBucket, IDKey(owner), IDKey(uint64(sums[owner]))); err != nil {
 			return err
 		}
 	}
@@ -354,7 +361,7 @@ func countOwners(tx *Tx) error {
 	for _, table := range ownedTables {
 		for key, raw := range tx.Range(table, nil) {
 			value, err := Unseal(table, key, raw)
-			if err != nil {
+			if err = errors.Join(err, tx.changing()); err != nil {
 				return err
 			}
 			var record struct {
@@ -371,10 +378,8 @@ func countOwners(tx *Tx) error {
 	for key, raw := range tx.Range("business_context", nil) {
 		sums[binary.BigEndian.Uint64(key)] += int64(len(key) + len(raw))
 	}
-	for owner, bytes := range sums {
-		if err := tx.Put(ownerBytesBucket, IDKey(owner), IDKey(uint64(bytes))); err != nil {
-			return err
-		}
+	if err := tx.putOwnerBytes(sums); err != nil {
+		return err
 	}
 	return keepOwnersUnlimited(tx)
 }

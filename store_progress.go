@@ -40,6 +40,18 @@ func newCounter(p Progress, b *bbolt.Tx, step string) *recordCount {
 	return c
 }
 
+// countBucket is like count, for a step that reads every record of one bucket once.
+func (tx *Tx) countBucket(step, name string) *recordCount {
+	if tx.Progress == nil {
+		return nil
+	}
+	c := &recordCount{progress: tx.Progress, step: step}
+	if b := tx.open(name); b != nil {
+		c.total = int64(b.Stats().KeyN)
+	}
+	return c
+}
+
 // next reports one more record. It returns the error of the Progress.
 func (c *recordCount) next() error {
 	if c == nil {

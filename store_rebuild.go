@@ -96,6 +96,16 @@ func (f *File) rebuild(derive deriver) (err error) {
 	return nil
 }
 
+// inOrder prepares a bucket for a transaction that stores records in the order of their keys. bbolt then fills its pages, while
+// it otherwise leaves half of each free for keys in between. A transaction has all pages that it writes in memory.
+func (tx *Tx) inOrder(bucket string) error {
+	b, err := tx.bucket(bucket)
+	if err == nil {
+		b.FillPercent = 0.9
+	}
+	return err
+}
+
 // storeRebuilt stores entries in rebuildBucket. They must be sorted, and come after those before.
 func storeRebuilt(tx *Tx, entries []DerivedEntry) error {
 	root, err := tx.Bolt.CreateBucketIfNotExists([]byte(rebuildBucket))

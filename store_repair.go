@@ -143,7 +143,7 @@ func (f *File) remake(tables []Checked) error {
 				return err
 			}
 		}
-		return errors.Join(tx.dropRebuilt(), tx.storeOwnerBytes(recounted))
+		return errors.Join(tx.dropRebuilt(), DropSeal(tx), tx.storeOwnerBytes(recounted))
 	})
 	if err != nil {
 		return errors.Join(err, f.dropRebuilt())

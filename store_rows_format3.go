@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -71,7 +72,7 @@ func addKeyRows(tx *Tx) error {
 			return fmt.Errorf("keys/%s: %w", key, err)
 		}
 		r := rowRecord{key: key, row: k.row(), value: func() (uint64, error) { return useFormat2(tx, key) }}
-		if err := r.store(tx, "keys"); err != nil {
+		if err := errors.Join(r.store(tx, "keys"), tx.changing()); err != nil {
 			return err
 		}
 	}
