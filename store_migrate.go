@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -168,8 +169,11 @@ func (m *migrating) run() (kept string, err error) {
 		m.say("migrating the database", "format", n, "new_format", n+1, "what", s.What)
 		if err := m.step(s, unfinishedMigration{filepath.Base(kept), stamp}); err != nil {
 			err = fmt.Errorf("migrate the database from format %d to %d (%s): %w", n, n+1, s.What, err)
-			if n == from && begun == "" && kept != "" {
+			if n == from && begun == "" && kept != "" && !m.changed() {
 				return "", errors.Join(err, os.Remove(kept))
+			}
+			if m.changed() {
+				return kept, fmt.Errorf("%w; it is not known whether the step is stored; the copy of the database from before the migration is %s", err, kept)
 			}
 			return kept, fmt.Errorf("%w; the database has format %d now; its copy from before the migration is %s", err, n, kept)
 		}
@@ -224,7 +228,7 @@ func (m *migrating) unfinished() (kept string, stamp []byte, err error) {
 }
 
 // step runs one migration and stores the new header in the same transaction. After an
-// error the records and m.Header are unchanged.
+// error m.Header is unchanged, and so are the records, see changed.
 func (m *migrating) step(s migration, u unfinishedMigration) error {
 	h := m.Header
 	h.Format++
@@ -243,11 +247,20 @@ func (m *migrating) step(s migration, u unfinishedMigration) error {
 		}
 		return errors.Join(tx.dropRebuilt(), DropSeal(tx), h.Put(tx), m.note(tx, h.Format, u))
 	})
-	if err != nil {
-		return errors.Join(err, m.dropRebuilt())
+	switch {
+	case err == nil:
+		m.Header = h
+	case !m.changed():
+		err = errors.Join(err, m.dropRebuilt())
 	}
-	m.Header = h
-	return nil
+	return err
+}
+
+// changed reports whether the file has the records of the step that has failed. A commit that fails when the file is synced may
+// be on the disk nevertheless.
+func (m *migrating) changed() bool {
+	h, err := readHeader(m.DB, math.MaxInt64, 1+len(m.steps))
+	return err != nil || h.Format != m.Header.Format
 }
 
 // note stores that the migration is unfinished at a format, or that it is complete.
