@@ -4,12 +4,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"latchkey/internal/clock"
 )
 
 // restoreApp restores a backup over the stopped service and starts it again.
@@ -234,19 +237,73 @@ func TestRestore_Webhooks(t *testing.T) {
 	}
 }
 
-// TestRestore_Older restores a backup of format 1: its records are signed before it
-// becomes the database.
+// TestRestore_Older checks and restores the copies that migrations have made of the fixtures of earlier formats, and the
+// fixtures themselves, which have no MAC. They are whole, and are migrated before they become the database.
 func TestRestore_Older(t *testing.T) {
-	f, data := readFixture(t, 1)
-	a := newTestApp(t, func(c *Config) { c.Keys.Prefix = fixturePrefix })
-	overwrite(t, a.config.Server.Data, pepperFile, f.Pepper+"\n")
-	backup := filepath.Join(data, storeFile)
-	o := RestoreAppOptions{}
-	o.Unverified, o.Other = true, true
-	restoreApp(t, a, backup, o)
-	a.wantCode("restored", map[string]int{f.Key: 200, f.Revoked: 401})
-	if left, _ := filepath.Glob(filepath.Join(a.config.Server.Data, "*format*")); len(left) > 0 {
-		t.Errorf("a copy of the copy is left: %v", left)
+	for format := 1; format < StoreFormat; format++ {
+		f, data := readFixture(t, format)
+		plain := filepath.Join(t.TempDir(), "plain.db")
+		copyFile(t, plain, storePath(data))
+		kept, err := Migrate(storePath(data), Migrations(), MigrateOptions{Keys: fixtureKeys(t, data), Log: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		a := newTestApp(t, func(c *Config) { c.Keys.Prefix = fixturePrefix })
+		overwrite(t, a.config.Server.Data, pepperFile, f.Pepper+"\n")
+		for _, backup := range []string{plain, kept} {
+			o := RestoreAppOptions{}
+			o.Unverified, o.Other = backup == plain, true
+			result, err := CheckStoreFile(backup, a.config, "", nil)
+			if err != nil || len(result.Problems) > 0 || (result.NotVerified == "") != (format > 1 || backup == kept) {
+				t.Errorf("format %d, %s: the check has the result %+v, %v", format, backup, result, err)
+			}
+			restoreApp(t, a, backup, o)
+			a.wantCode("restored", map[string]int{f.Key: 200, f.Revoked: 401})
+			if left, _ := filepath.Glob(filepath.Join(a.config.Server.Data, "*format*")); len(left) > 0 {
+				t.Errorf("format %d: a copy of the copy is left: %v", format, left)
+			}
+			if err := json.Unmarshal(a.control("POST", "/admin/v1/check", "").Body.Bytes(), &result); err != nil || len(result.Problems) > 0 {
+				t.Errorf("format %d, %s: the restored store has the result %+v, %v", format, backup, result, err)
+			}
+		}
+		edit(t, kept, func(tx *Tx) error { return tx.Put("agents", IDKey(1), []byte(`{"id":1}`)) })
+		if result, err := CheckStoreFile(kept, a.config, "", nil); err != nil || len(result.Problems) != 1 || !strings.Contains(result.Problems[0], "MAC of the backup") {
+			t.Errorf("format %d, a changed copy: the check has the result %+v, %v", format, result, err)
+		}
+		edit(t, kept, func(tx *Tx) error { return tx.Put("keys", []byte("key_19c22bae68000000000"), []byte(`{}`)) })
+		if result, err := CheckStoreFile(kept, a.config, "", nil); err != nil || len(result.Problems) == 0 || format > 1 && !strings.Contains(result.Problems[0], "no valid MAC") {
+			t.Errorf("format %d, a forged key: the check has the result %+v, %v", format, result, err)
+		}
+	}
+}
+
+// TestRestore_ByHand puts copies and a backup in the place of the database, without a restore. The server uses them, and
+// the check does not hold the MAC of the backup against what has changed since.
+func TestRestore_ByHand(t *testing.T) {
+	for format := 1; format <= StoreFormat; format++ {
+		f, data := readFixture(t, format)
+		keys, path := fixtureKeys(t, data), storePath(data)
+		file, err := OpenFile(path, ReadOnly)
+		if err != nil {
+			t.Fatal(err)
+		}
+		file.Auth = NewAuthenticator(keys, file.Header.StoreID) // which signs the copy
+		if err := errors.Join(file.CopyTo(path+".copy"), file.Close(), os.Rename(path+".copy", path)); err != nil {
+			t.Fatal(err)
+		}
+		a := &testApp{t: t, config: defaultConfig(), log: &lockedBuffer{}}
+		a.clocks = &testClocks{Reading: clock.Reading{Wall: epoch.Add(20 * time.Second), Boot: time.Hour + 20*time.Second, BootID: "one"}}
+		a.config.Server.Data, a.config.Keys.Prefix = data, fixturePrefix
+		for range 2 {
+			a.start()
+			a.wantCode("by hand", map[string]int{f.Key: 200, f.Revoked: 401})
+			if err := a.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if result, err := CheckStoreFile(path, a.config, "", nil); err != nil || len(result.Problems) > 0 || result.NotVerified != "" {
+				t.Errorf("format %d: the check has the result %+v, %v", format, result, err)
+			}
+		}
 	}
 }
 
