@@ -231,7 +231,7 @@ func TestNumbers_StoredBefore(t *testing.T) {
 func TestNumbers_OneDecoder(t *testing.T) {
 	typed := map[string]string{ // files that may decode JSON into a Go type, which has no any, and how often
 		"audit.go": "the log's own types", "calls.go": "Values", "admin_passkeys.go": "the stored passkey", "admin_tickets.go": "tickets that the service has encrypted", "contacts_variables.go": "Values", "handlers_body.go": "the type that the caller names", "keys_permissions.go": "names",
-		"keys_activity.go": "KeyActivity and KeyPlace", "keys_ring.go": "LastUse", "store_authors.go": "Authors", "store_file.go": "the header of the file", "store_list_format3.go": "records of format 2", "store_list_format4.go": "records of format 3", "store_rows_format3.go": "keys of format 2", "store_outbox.go": "records of formats 2 and 3", "store_owners.go": "the owner of a record", "store_records.go": "checked below", "webhooks_outbox.go": "recipients", "cli/client.go": "ClientError",
+		"keys_activity.go": "KeyActivity and KeyPlace", "keys_ring.go": "LastUse", "store_authors.go": "Authors", "store_file.go": "the header of the file", "store_migrate.go": "unfinishedMigration", "store_list_format3.go": "records of format 2", "store_list_format4.go": "records of format 3", "store_rows_format3.go": "keys of format 2", "store_outbox.go": "records of formats 2 and 3", "store_owners.go": "the owner of a record", "store_records.go": "checked below", "webhooks_outbox.go": "recipients", "cli/client.go": "ClientError",
 	}
 	for _, f := range sources(t, token.NewFileSet(), "*.go", "cli/*.go", "dashboard/*.go") {
 		name := f.name
