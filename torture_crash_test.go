@@ -59,7 +59,8 @@ func crash(t *testing.T, cycles int) {
 	t.Cleanup(upstream.Close)
 	dir := t.TempDir()
 	config, data := filepath.Join(dir, "latchkey.toml"), filepath.Join(dir, "data")
-	if err := os.WriteFile(config, fmt.Appendf(nil, "[[route]]\npath = \"/up/*rest\"\npermission = \"can_read_agents\"\nupstream = %q\n", upstream.URL), 0o600); err != nil {
+	// Each stop waits for the open stream.
+	if err := os.WriteFile(config, fmt.Appendf(nil, "server.shutdown_timeout = \"300ms\"\n[[route]]\npath = \"/up/*rest\"\npermission = \"can_read_agents\"\nupstream = %q\n", upstream.URL), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	serve := func() *program.Server {
