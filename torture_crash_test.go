@@ -25,8 +25,7 @@ import (
 // The crash test starts the real program, loads it over HTTP, kills it at
 // random points, every fifth time by SIGTERM, sent twice, and holds what is stored afterwards against what it had
 // answered. Meanwhile backups are read, and streams of a guarded route stay open. LATCHKEY_CRASH_CYCLES sets how often
-// the program is ended; a change gets by with few. Every hundred have a store of their own. LATCHKEY_CRASH_PROGRESS
-// names a file with the number of ends that have passed, with which an interrupted run goes on.
+// the program is ended; a change gets by with few. Every hundred have a store of their own.
 const (
 	crashCycles = 20
 	crashRound  = 100
@@ -35,21 +34,7 @@ const (
 const anyTarget = "LATCHKEY_WEBHOOKS_ALLOW_PRIVATE_TARGETS=true"
 
 func TestProgram_Crash(t *testing.T) {
-	cycles, progress, done := program.Long(t, "LATCHKEY_CRASH_CYCLES", crashCycles), os.Getenv("LATCHKEY_CRASH_PROGRESS"), 0
-	if text, err := os.ReadFile(progress); err == nil {
-		if _, err := fmt.Sscan(string(text), &done); err != nil {
-			t.Fatalf("LATCHKEY_CRASH_PROGRESS: %v", err)
-		}
-	}
-	for done < cycles && !t.Failed() {
-		n := min(crashRound, cycles-done)
-		t.Run(fmt.Sprint("after ", done), func(t *testing.T) { crash(t, n) })
-		if done += n; progress != "" && !t.Failed() {
-			if err := os.WriteFile(progress, fmt.Append(nil, done), 0o600); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
+	program.Rounds(t, "LATCHKEY_CRASH_CYCLES", crashCycles, crashRound, crash)
 }
 
 // crash ends a program a number of times.

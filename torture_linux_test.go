@@ -31,8 +31,11 @@ import (
 // hold after a power cut: everything up to some moment that was synced, and of
 // the rest any part, torn at 512 or 4096 bytes. The real code opens each such
 // image, and what was acknowledged until then has to be in it.
-// LATCHKEY_CRASH_IMAGES sets how many there are; a change gets by with few.
-const powerCutImages = 60
+// LATCHKEY_CRASH_IMAGES sets how many there are; a change gets by with few. Every thousand have a load of their own.
+const (
+	powerCutImages = 60
+	powerCutRound  = 1000
+)
 
 // diskOp is one thing that the program did to a file.
 type diskOp struct {
@@ -46,6 +49,11 @@ type diskOp struct {
 
 func TestProgram_PowerCut(t *testing.T) {
 	t.Parallel() // it waits most of the time
+	program.Rounds(t, "LATCHKEY_CRASH_IMAGES", powerCutImages, powerCutRound, powerCut)
+}
+
+// powerCut makes a number of images.
+func powerCut(t *testing.T, images int) {
 	dir := t.TempDir()
 	data := filepath.Join(dir, "data")
 	begun := time.Now()
@@ -67,7 +75,6 @@ func TestProgram_PowerCut(t *testing.T) {
 	if !slices.ContainsFunc(ops, func(o diskOp) bool { return o.kind == "sync" && o.path == dir }) {
 		t.Error("the entry of the new data folder is never synced")
 	}
-	images := program.Long(t, "LATCHKEY_CRASH_IMAGES", powerCutImages)
 	seed := rand.Uint64()
 	torn := 0
 	fast := memoryDir(t)
@@ -602,14 +609,19 @@ func free(t testing.TB, dir string) int64 {
 // that was acknowledged is lost, and with room again it goes on. While the disk
 // is nearly full, keys can store nothing new, and the operator can.
 // LATCHKEY_CRASH_DISKS sets how often the disk is filled anew, up to another
-// byte.
+// byte. Every ten times are those of one store.
 func TestProgram_DiskFull(t *testing.T) {
+	program.Rounds(t, "LATCHKEY_CRASH_DISKS", 2, 10, diskFull)
+}
+
+// diskFull fills the disk of a server a number of times.
+func diskFull(t *testing.T, times int) {
 	disk := smallDisk(t, "64m") // keys can store nothing new below 3.2 MB
 	data, ballast := filepath.Join(disk, "data"), filepath.Join(disk, "ballast")
 	p := program.Serve(t, data, "LATCHKEY_LOG_ACCESS=false", anyTarget)
 	l := newLedger(t, p)
 	l.load(p, nil, 5)()
-	times, low := program.Long(t, "LATCHKEY_CRASH_DISKS", 2), false
+	low := false
 	for i := range times {
 		// Others fill the disk while the server runs, up to some bytes.
 		left := rand.Int64N(160_000)

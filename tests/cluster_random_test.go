@@ -25,11 +25,12 @@ import (
 // cluster may tell, and the nodes with each other.
 //
 // Usually it makes 60 faults. LATCHKEY_CLUSTER_FAULTS sets another number; from 61 on, the program is built with clocks that the
-// test can set, and wrong clocks are among the faults. Every 60 faults are a round with a new cluster. LATCHKEY_CLUSTER_PROGRESS
-// names a file with the rounds that have passed, with which an interrupted run goes on. LATCHKEY_CLUSTER_SEED repeats the faults of a run.
+// test can set, and wrong clocks are among the faults. Every 60 faults are a round with a new cluster. With
+// LATCHKEY_TEST_PROGRESS an interrupted run goes on. LATCHKEY_CLUSTER_SEED repeats the faults of a run.
 func TestClusterRandom_Faults(t *testing.T) {
 	faults := program.Long(t, "LATCHKEY_CLUSTER_FAULTS", roundFaults)
-	figures := readFigures(t)
+	file := program.ProgressFile(t)
+	figures := readFigures(t, file)
 	t.Logf("LATCHKEY_CLUSTER_SEED=%d, after %d faults", figures.Seed, figures.Faults)
 	for figures.Faults < faults && !t.Failed() {
 		t.Run(fmt.Sprint("round ", figures.Rounds), func(t *testing.T) {
@@ -38,7 +39,7 @@ func TestClusterRandom_Faults(t *testing.T) {
 			r.run(n)
 			if !t.Failed() {
 				figures.add(r)
-				figures.write(t)
+				figures.write(t, file)
 			}
 		})
 	}
@@ -65,11 +66,8 @@ type randomFigures struct {
 	Restarts  int           // of processes that had exited without being killed, or that a full disk had stopped
 }
 
-// progressFile returns the path of the file with the figures, or "" if they are not stored.
-func progressFile() string { return os.Getenv("LATCHKEY_CLUSTER_PROGRESS") }
-
 // readFigures returns the figures of a run that was interrupted, or those of a new run.
-func readFigures(t *testing.T) *randomFigures {
+func readFigures(t *testing.T, file string) *randomFigures {
 	t.Helper()
 	f := &randomFigures{Seed: rand.Uint64(), Kinds: map[string]int{}, Served: map[string]int{}}
 	if text := os.Getenv("LATCHKEY_CLUSTER_SEED"); text != "" {
@@ -79,28 +77,28 @@ func readFigures(t *testing.T) *randomFigures {
 		}
 		f.Seed = seed
 	}
-	data, err := os.ReadFile(progressFile())
-	if progressFile() == "" || errors.Is(err, os.ErrNotExist) {
+	data, err := os.ReadFile(file)
+	if errors.Is(err, os.ErrNotExist) {
 		return f
 	}
 	if err == nil {
 		err = json.Unmarshal(data, f)
 	}
 	if err != nil {
-		t.Fatalf("LATCHKEY_CLUSTER_PROGRESS: %v", err)
+		t.Fatalf("LATCHKEY_TEST_PROGRESS: %v", err)
 	}
 	return f
 }
 
 // write stores the figures.
-func (f *randomFigures) write(t *testing.T) {
+func (f *randomFigures) write(t *testing.T, file string) {
 	t.Helper()
-	if progressFile() == "" {
+	if file == "" {
 		return
 	}
 	data, err := json.MarshalIndent(f, "", "  ")
 	if err == nil {
-		err = errors.Join(os.WriteFile(progressFile()+".new", data, 0o600), os.Rename(progressFile()+".new", progressFile()))
+		err = errors.Join(os.WriteFile(file+".new", data, 0o600), os.Rename(file+".new", file))
 	}
 	if err != nil {
 		t.Error(err)

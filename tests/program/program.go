@@ -10,7 +10,9 @@ package program
 import (
 	"bytes"
 	"crypto/rand"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
 	"os"
 	"os/exec"
@@ -106,6 +108,43 @@ func Long(t testing.TB, variable string, usual int) int {
 		t.Fatalf("%s: %v", variable, err)
 	}
 	return n
+}
+
+// ProgressFile returns the file from which a test that was interrupted goes on: the one with its name in the folder that
+// LATCHKEY_TEST_PROGRESS names. It is "" without the variable.
+func ProgressFile(t testing.TB) string {
+	folder := os.Getenv("LATCHKEY_TEST_PROGRESS")
+	if folder == "" {
+		return ""
+	}
+	return filepath.Join(folder, t.Name())
+}
+
+// Rounds runs a torture test that takes hours in its long form: run with n of total, a round at a time, until all have passed
+// or one has failed. The variable and usual are those of Long. How many have passed is kept in ProgressFile.
+func Rounds(t *testing.T, variable string, usual, round int, run func(t *testing.T, n int)) {
+	t.Helper()
+	total, done, file := Long(t, variable, usual), 0, ProgressFile(t)
+	text, err := os.ReadFile(file)
+	if err == nil {
+		_, err = fmt.Sscan(string(text), &done)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		t.Fatalf("LATCHKEY_TEST_PROGRESS: %v", err)
+	}
+	for done < total {
+		n := min(round, total-done)
+		if !t.Run(fmt.Sprint("after ", done), func(t *testing.T) { run(t, n) }) {
+			return
+		}
+		done += n
+		if file != "" {
+			if err := os.WriteFile(file, fmt.Append(nil, done), 0o600); err != nil {
+				t.Fatalf("LATCHKEY_TEST_PROGRESS: %v", err)
+			}
+		}
+	}
+	t.Logf("%d of %d have passed", done, total)
 }
 
 // Path returns where the built program is.
