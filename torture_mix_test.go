@@ -239,7 +239,7 @@ func (l *ledger) remove(p *program.Server, n int) {
 	}
 }
 
-// try makes a call in the sandbox, and empties the sandbox after three.
+// try makes a call in the sandbox, and empties the sandbox after three or if it has no agent.
 func (l *ledger) try(p *program.Server, _ int) {
 	m := l.mix
 	var names []string // of the calls since the last time
@@ -250,22 +250,29 @@ func (l *ledger) try(p *program.Server, _ int) {
 		}
 	}
 	m.mu.Unlock()
-	if len(names) >= 3 {
+	empty := func() {
 		m.end(names, func() (time.Time, bool) {
 			at, err := l.post(p, "/admin/v1/sandbox/reset", map[string]any{"owner": mixOwner}, nil)
 			return at, err == nil
 		})
+	}
+	if len(names) >= 3 {
+		empty()
 		return
 	}
 	var agents struct{ Agents []struct{ ID uint64 } }
 	var made struct {
 		CallID string `json:"call_id"`
 	}
-	if a, data := do("GET", p.URL+"/api/v1/agents", m.sandbox, nil); a.status != 200 || json.Unmarshal(data, &agents) != nil || len(agents.Agents) == 0 {
-		return
-	}
-	if at, ok := l.send(p, "POST", "/api/v1/calls", m.sandbox, map[string]any{"phone_number": "+4930555044", "agent_id": agents.Agents[0].ID}, &made); ok {
-		m.live("trial "+made.CallID, at)
+	a, data := do("GET", p.URL+"/api/v1/agents", m.sandbox, nil)
+	switch {
+	case a.status != 200 || json.Unmarshal(data, &agents) != nil:
+	case len(agents.Agents) == 0: // the random requests have deleted them; the sandbox gets new ones
+		empty()
+	default:
+		if at, ok := l.send(p, "POST", "/api/v1/calls", m.sandbox, map[string]any{"phone_number": "+4930555044", "agent_id": agents.Agents[0].ID}, &made); ok {
+			m.live("trial "+made.CallID, at)
+		}
 	}
 }
 
