@@ -11,7 +11,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/schollz/progressbar/v3"
 	"github.com/urfave/cli/v3"
 	"golang.org/x/term"
 
@@ -27,7 +26,7 @@ type Progress func(step string, done, total int64) error
 // The times of the reports about long work.
 const (
 	reportDelay = time.Second            // work that ends earlier shows nothing
-	barPeriod   = 200 * time.Millisecond // time between two updates of a bar
+	drawPeriod  = 200 * time.Millisecond // time between two updates of the line on a terminal
 	linePeriod  = 10 * time.Second       // time between two lines if standard error is not a terminal
 )
 
@@ -36,37 +35,21 @@ const (
 const exitInterrupted = 130
 
 // longWork shows on standard error how much of a long command is done, and ends it when the user
-// does. On a terminal it shows a bar, otherwise a line every 10 seconds. Its methods are safe for
-// concurrent use.
+// does. On a terminal it keeps one line up to date, otherwise it writes a line every 10 seconds. Its
+// methods are safe for concurrent use.
 type longWork struct {
-	ctx   context.Context
-	name  string // of the command, such as "restore"
-	out   io.Writer
-	bars  bool // a bar can be shown
-	began time.Time
-	ended chan struct{} // closed by end
-	idle  sync.WaitGroup
+	ctx    context.Context
+	name   string // of the command, such as "restore"
+	out    io.Writer
+	redraw bool // out is a terminal, on which a line can be written over
+	began  time.Time
+	ended  chan struct{} // closed by end
+	idle   sync.WaitGroup
 
-	mu   sync.Mutex
-	step workStep
-	bar  *progressbar.ProgressBar // of the step; nil: there is no step, or no bar can be shown
-	gate gate                     // what the bar writes to
-	line time.Time                // when the last line was written; zero: none was
-}
-
-// gate is an io.Writer that discards everything until it is opened. Behind it a bar can begin to
-// measure at once and is seen only later.
-type gate struct {
-	to   io.Writer
-	open bool
-}
-
-// Write writes b if the gate is open.
-func (g *gate) Write(b []byte) (int, error) {
-	if !g.open {
-		return len(b), nil
-	}
-	return g.to.Write(b)
+	mu    sync.Mutex
+	step  workStep
+	shown int       // number of characters of the line that is on the terminal
+	line  time.Time // when the last line was written; zero: none was
 }
 
 // workStep is a step of long work.
@@ -89,8 +72,7 @@ const (
 // printed.
 func (s *session) startWork(ctx context.Context, c *cli.Command) *longWork {
 	w := &longWork{ctx: ctx, name: commandName(c), out: s.env.Stderr, began: time.Now(), ended: make(chan struct{})}
-	w.gate.to = w.out
-	w.bars = IsTerminal(w.out) && !slices.Contains(s.env.Environ, "TERM=dumb")
+	w.redraw = IsTerminal(w.out) && !slices.Contains(s.env.Environ, "TERM=dumb")
 	w.idle.Go(w.show)
 	return w
 }
@@ -109,31 +91,29 @@ func (w *longWork) set(step workStep) {
 	step.began = w.step.began
 	if step.name != w.step.name {
 		step.began = time.Now()
-		w.removeBar()
 	}
 	w.step = step
-	if w.bars && w.bar == nil {
-		w.bar = w.newBar()
-		w.bar.StartWithoutRender()
-	}
 }
 
-// end removes the bar. After it nothing more is shown.
+// end removes the line from the terminal. After it nothing more is shown.
 func (w *longWork) end() {
 	close(w.ended)
 	w.idle.Wait()
 }
 
-// show updates the bar or writes lines until end is called.
+// show shows the state of the work until end is called.
 func (w *longWork) show() {
-	tick := time.NewTicker(barPeriod)
+	tick := time.NewTicker(drawPeriod)
 	defer tick.Stop()
 	for {
 		select {
 		case <-w.ended:
 			w.mu.Lock()
-			w.removeBar()
-			w.mu.Unlock()
+			defer w.mu.Unlock()
+			if w.shown > 0 {
+				w.draw("")
+				_, _ = fmt.Fprint(w.out, "\r")
+			}
 			return
 		case now := <-tick.C:
 			w.update(now)
@@ -147,12 +127,9 @@ func (w *longWork) update(now time.Time) {
 	defer w.mu.Unlock()
 	switch {
 	case w.step.name == "":
-	case w.bars:
-		w.gate.open = now.Sub(w.began) >= reportDelay
-		if w.step.total == 0 {
-			_ = w.bar.RenderBlank()
-		} else {
-			_ = w.bar.Set64(min(w.step.done, w.step.total-1)) // a full bar would remove itself
+	case w.redraw:
+		if now.Sub(w.began) >= reportDelay {
+			w.draw(w.name + ": " + w.step.text(now))
 		}
 	case now.Sub(w.began) >= linePeriod && now.Sub(w.line) >= linePeriod:
 		w.line = now
@@ -160,39 +137,17 @@ func (w *longWork) update(now time.Time) {
 	}
 }
 
-// removeBar removes the bar from the terminal. The caller holds w.mu.
-func (w *longWork) removeBar() {
-	if w.bar != nil {
-		_ = w.bar.Clear()
-		w.bar = nil
-	}
-}
-
-// newBar returns a bar for the step of w. It has no colors, so that NO_COLOR changes nothing.
-func (w *longWork) newBar() *progressbar.ProgressBar {
-	options := []progressbar.Option{
-		progressbar.OptionSetWriter(&w.gate), progressbar.OptionSetDescription(w.name + ": " + w.step.name),
-		progressbar.OptionSetTheme(progressbar.Theme{Saucer: "=", SaucerHead: ">", SaucerPadding: " ", BarStart: "[", BarEnd: "]"}),
-		progressbar.OptionSetWidth(barWidth(w.out, len(w.name)+len(w.step.name))), progressbar.OptionSpinnerCustom([]string{"-", `\`, "|", "/"}), progressbar.OptionSetSpinnerChangeInterval(0),
-		progressbar.OptionShowBytes(w.step.unit == inBytes), progressbar.OptionSetElapsedTime(true), progressbar.OptionClearOnFinish(),
-	}
-	if w.step.total == 0 {
-		return progressbar.NewOptions64(-1, append(options, progressbar.OptionSetPredictTime(false))...)
-	}
-	return progressbar.NewOptions64(w.step.total, append(options, progressbar.OptionShowCount(), progressbar.OptionSetPredictTime(true))...)
-}
-
-// barWidth returns the number of columns of a bar itself on the terminal w, so that the line fits. It
-// also contains a description of the given length, and numbers.
-func barWidth(w io.Writer, description int) int {
-	const numbers, longest = 44, 30
+// draw writes text over the line on the terminal. What does not fit is cut. The caller holds w.mu.
+func (w *longWork) draw(text string) {
 	columns := 80
-	if f, ok := w.(*os.File); ok {
-		if n, _, err := term.GetSize(int(f.Fd())); err == nil {
+	if f, ok := w.out.(*os.File); ok {
+		if n, _, err := term.GetSize(int(f.Fd())); err == nil && n > 0 {
 			columns = n
 		}
 	}
-	return min(max(columns-numbers-description, 1), longest)
+	text = text[:min(len(text), columns-1)] // it is ASCII; a full line would move the cursor to the next
+	_, _ = fmt.Fprintf(w.out, "\r%-*s", w.shown, text)
+	w.shown = len(text)
 }
 
 // text returns the state of the step at the time now as part of a line.
