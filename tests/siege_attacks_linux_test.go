@@ -116,11 +116,7 @@ func (s *siege) prepare() {
 	s.must(s.worst.Key, 201, "POST", "/api/v1/contacts/create", `{"first_name": "Grows"}`)
 	s.must(s.worst.Key, 201, "POST", "/api/v1/contacts/create", large(10_000))
 	s.must(s.worst.Key, 201, "POST", "/api/v1/calendar/events/create", fmt.Sprintf(event, strings.Repeat("x", 2000)))
-	for i := range 50 {
-		target := []string{"/hang", "/drip", "/reset", "/endless", "/error"}[i%5]
-		webhook := fmt.Sprintf(`{"name": "w%d", "url": %q, "subscribed_events": ["calendar.updated"]}`, i, s.hooks.server.URL+target)
-		s.must(s.worst.Key, 201, "POST", "/api/webhooks/create", webhook)
-	}
+	s.hang()
 	s.must(s.slow.Key, 201, "POST", "/api/v1/contacts/create", large(15_000)) // the contact 3
 	var owners struct {
 		Owners []struct {
@@ -138,6 +134,16 @@ func (s *siege) prepare() {
 	s.operate("POST", "/admin/v1/tokens", `{"name": "operator", "scope": "all"}`, &token)
 	s.token = token.Token
 	s.log.forbid(s.token)
+}
+
+// hang makes 50 webhooks whose receivers are as bad as can be.
+func (s *siege) hang() {
+	s.t.Helper()
+	for i := range 50 {
+		target := []string{"/hang", "/drip", "/reset", "/endless", "/error"}[i%5]
+		webhook := fmt.Sprintf(`{"name": "w%d", "url": %q, "subscribed_events": ["calendar.updated"]}`, i, s.hooks.server.URL+target)
+		s.must(s.worst.Key, 201, "POST", "/api/webhooks/create", webhook)
+	}
 }
 
 // peace ends what the attacks have left.
