@@ -78,6 +78,8 @@ func TestContract_Disabled(t *testing.T) {
 		{"/keys/new", "/keys/new", `name="objects"|objects, owner|Tick:|calls nobody`},
 		{"/keys/" + id + "/access", "/keys/" + onID + "/access", "<dt>Objects</dt>|/api/v1/calls"},
 		{"/find", "/find", "Key, owner, contact"},
+		{"/docs", "/docs", `href="/docs/dialer"|href="/docs/contract"`},
+		{"/tokens/new", "/tokens/new", "claims calls"},
 		{"/owners", "/owners", "Balance|Price of a minute"},
 		{"/owners/1", "/owners/1", "Balance|Price of a minute"},
 		{"/owners/new", "/owners/new", `name="balance"|name="rate"`},

@@ -23,9 +23,9 @@ var completions embed.FS
 
 // completionScripts makes the command completion print the scripts in completions.
 func (s *session) completionScripts(c *cli.Command) {
-	c.Usage, c.Description, c.ShellComplete = "print the completion script for a shell", "", s.complete
+	c.Usage, c.Description, c.ShellComplete, c.Hidden = "print the completion script for a shell", "", s.complete, false
 	for _, shell := range c.Commands {
-		shell.ShellComplete = s.complete
+		shell.Usage, shell.ShellComplete = "print the script for "+shell.Name, s.complete
 		shell.Action = func(_ context.Context, c *cli.Command) error {
 			script, err := completions.ReadFile("completion/" + c.Name)
 			if err != nil {

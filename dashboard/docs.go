@@ -5,6 +5,7 @@ import (
 	"embed"
 	"html/template"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 
@@ -70,8 +71,15 @@ func readDoc(name string) (title string, text template.HTML, err error) {
 	return title, template.HTML(body), err
 }
 
+// contractDocs are the documents about the Klen AI API alone.
+var contractDocs = []string{"contract", "dialer"}
+
 func listDocs(v *pageRequest) {
-	v.show(http.StatusOK, "docs", view{Title: "Documentation", Data: docLinks()})
+	list := slices.Clone(docLinks())
+	if v.dashboard.o.WithoutContract {
+		list = slices.DeleteFunc(list, func(l docLink) bool { return slices.Contains(contractDocs, l.Name) })
+	}
+	v.show(http.StatusOK, "docs", view{Title: "Documentation", Data: list})
 }
 
 func showDoc(v *pageRequest) {

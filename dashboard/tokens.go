@@ -48,6 +48,9 @@ func askToken(v *pageRequest, e *Fault, form url.Values) {
 	}
 	var scopes []scopeChoice
 	for _, s := range Vocabulary().TokenScopes {
+		if s[0] == "dialer" && v.dashboard.o.WithoutContract {
+			continue // there are no calls
+		}
 		scopes = append(scopes, scopeChoice{s[0], s[1], form.Get("scope") == s[0]})
 	}
 	v.show(status, "newtoken", view{Title: "Create admin token", Fault: fault, Form: form, Data: scopes})
