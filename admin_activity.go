@@ -9,19 +9,30 @@ import (
 	"latchkey/internal/sorted"
 )
 
-// RefusalOf returns the entry for the activity of the key of a request that was answered with 401, 403 or 429.
-// It returns false for other requests, and for those without a known key.
-func RefusalOf(o *Outcome) (KeyActivity, bool) {
-	if o.Holder == nil || o.Code == "" || !slices.Contains([]int{http.StatusUnauthorized, http.StatusForbidden, http.StatusTooManyRequests}, o.Status) {
-		return KeyActivity{}, false
+// ActivityOfRequest returns the entry for the activity of the key of a request that was answered with 401, 403 or 429,
+// or that went to a guarded route with a method other than GET, HEAD, OPTIONS and TRACE, those that change nothing (RFC
+// 9110, section 9.2.1), and was answered with a status below 400. It returns false for other requests, and for those
+// without a known key.
+func ActivityOfRequest(o *Outcome) (KeyActivity, bool) {
+	e := KeyActivity{At: o.Began, Route: o.Route, Status: o.Status, Code: o.Code, Client: o.Client, Request: o.ID}
+	switch {
+	case o.Holder == nil:
+		return e, false
+	case o.Code != "" && (o.Status == http.StatusUnauthorized || o.Status == http.StatusForbidden || o.Status == http.StatusTooManyRequests):
+		e.Kind = ActivityRefusal
+	case o.Code == "" && o.Guarded && o.Status < http.StatusBadRequest && !slices.Contains([]string{"GET", "HEAD", "OPTIONS", "TRACE"}, o.Method):
+		e.Kind = ActivityWrite
+		if !o.Forwarded {
+			e.Status = 0 // the proxy that asked was told to let it through; what the upstream answered is not known
+		}
+	default:
+		return e, false
 	}
-	method := "other" // so that the entry does not keep the memory of a request
+	e.Method = "other" // so that the entry does not keep the memory of a request
 	if i := slices.Index(listedMethods, o.Method); i >= 0 {
-		method = listedMethods[i]
+		e.Method = listedMethods[i]
 	}
-	return KeyActivity{
-		Kind: ActivityRefusal, At: o.Began, Method: method, Route: o.Route, Status: o.Status, Code: o.Code, Client: o.Client, Request: o.ID,
-	}, true
+	return e, true
 }
 
 // activity serves what keys did.
@@ -123,8 +134,11 @@ func (s *activitySummary) count(kind, did string, n int) {
 }
 
 func (s *activitySummary) add(e *KeyActivity) {
-	if e.Kind == ActivityRefusal {
+	switch {
+	case e.Kind == ActivityRefusal:
 		s.refused += e.Requests()
+	case e.Kind == ActivityWrite && len(e.Objects) == 0:
+		s.count("guarded request", "sent", e.Requests())
 	}
 	for _, o := range e.Objects {
 		s.count(kindOfObject(o.Object), o.Did, 1)

@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -59,6 +60,73 @@ func (a *testApp) use(secret, address, way string) int {
 	w := httptest.NewRecorder()
 	a.api.ServeHTTP(w, r)
 	return w.Code
+}
+
+// TestActivity_Guarded has what keys sent through guarded routes, directly and behind a proxy that asks. What changes nothing or
+// was not done is left out.
+func TestActivity_Guarded(t *testing.T) {
+	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		status, err := strconv.Atoi(r.URL.Query().Get("status"))
+		if err != nil {
+			t.Errorf("%s: %v", r.URL, err)
+		}
+		w.WriteHeader(status)
+	}))
+	defer upstream.Close()
+	a := newDashboard(t, func(c *Config) {
+		c.Permissions = []permissionRow{{Name: "can_use"}}
+		c.Routes = []RouteRow{{Path: "/orders/*rest", Permission: []string{"can_use"}, Upstream: upstream.URL, Timeout: time.Minute}}
+	})
+	id, key := a.key(`["can_use"]`)
+	for _, tt := range []struct {
+		method string
+		status int
+	}{{"POST", 201}, {"POST", 201}, {"GET", 200}, {"HEAD", 200}, {"OPTIONS", 204}, {"PUT", 404}, {"PUT", 500}, {"PUT", 303}, {"DELETE", 204}, {"PURGE", 200}, {"POST", 201}} {
+		if w := a.ask(tt.method, fmt.Sprint("/orders/7?status=", tt.status), key, ""); w.Code != tt.status {
+			t.Fatalf("%s: got %d %s, want %d", tt.method, w.Code, w.Body, tt.status)
+		}
+	}
+	upstream.Close()
+	if w := a.ask("POST", "/orders/7?status=201", key, ""); w.Code != 502 {
+		t.Errorf("without an upstream: got %d %s", w.Code, w.Body)
+	}
+	answer := a.activity(id, "?kind=write")
+	got := deedsIn(answer)
+	slices.Sort(got)
+	if want := []string{"write 200", "write 201 x3", "write 204", "write 303"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	last := answer["activity"].([]any)[3].(map[string]any) // the entry that was made first
+	if last["method"] != "POST" || last["route"] != "/orders/*rest" || last["request_id"] == nil {
+		t.Errorf("got %v", last)
+	}
+	if got := fmt.Sprint(answer["written"]); got != "[map[count:6 did:sent kind:guarded request]]" {
+		t.Errorf("the summary says %s", got)
+	}
+	var out bytes.Buffer
+	w := &commandWalk{testApp: a.testApp, dir: t.TempDir()}
+	if exit, errs := w.run(&out, "keys", "activity", id); exit != 0 || !strings.Contains(out.String(), "guarded request sent: 6") || !strings.Contains(out.String(), "POST /orders/*rest, answered with 201 by the upstream, 3 times since") {
+		t.Errorf("exit %d, got %s%s", exit, out.String(), errs)
+	}
+	a.tells("/keys/"+id+"/activity", "sent 6 guarded requests", "3 guarded requests answered with 201 by the upstream", "POST /orders/*rest")
+
+	b := newAuthz(t)
+	id, key = b.key(`["can_read_calls"]`)
+	q := proxyQuestion{family: "nginx", method: "PUT", address: "/free/17?x=1", fields: []string{"X-Api-Key: " + key}}
+	for _, address := range []string{"/free/17", "/free/18", "/up/1"} {
+		q.address = address
+		b.put(q)
+	}
+	q.method, q.address = "GET", "/free/17"
+	b.put(q)
+	got = deedsIn(b.activity(id, ""))
+	got = slices.DeleteFunc(got, func(line string) bool {
+		return !strings.HasPrefix(line, "write") && !strings.HasPrefix(line, "refusal")
+	})
+	slices.Sort(got)
+	if want := []string{"refusal 403 permission_denied", "write x2"}; !slices.Equal(got, want) {
+		t.Errorf("behind a proxy: got %q, want %q", got, want)
+	}
 }
 
 // unwritten has the routes that are not GET and change no record, with the reason.

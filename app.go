@@ -362,8 +362,8 @@ func (a *App) note(o *Outcome) {
 			route = "" // the figures of the service are of live requests
 		}
 	}
-	if refusal, refused := RefusalOf(o); refused {
-		a.Keyring.Refused(o.Holder, refusal)
+	if e, ok := ActivityOfRequest(o); ok {
+		a.Keyring.Note(o.Holder, e)
 	}
 	a.history.NoteBy(o.Tally, CountedRequest{Key: key, Route: route, Code: o.Code, Status: o.Status, At: o.Began}, o.Asked)
 	a.requests.Note(o)

@@ -419,9 +419,13 @@ type Outcome struct {
 	Route  string // path pattern of the route, never the path itself; "-" if no route matches
 	Admin  bool   // the request came to the admin listener or the control socket, or from the dashboard
 	Status int
-	Code   string            // error code in the answer; "" if there is no error
-	Text   string            // message of the error; "" if there is no error
-	Step   string            // check that failed, a Step constant; "" if there is no error
+	Code   string // error code in the answer; "" if there is no error
+	Text   string // message of the error; "" if there is no error
+	Step   string // check that failed, a Step constant; "" if there is no error
+	// Guarded is true for a request to a guarded route, also if a proxy asked about it at /authz. Forwarded is true if it
+	// was sent on to the upstream, so that Status is that of the upstream if there is no error.
+	Guarded, Forwarded bool
+
 	Key    *Key              // the caller's key; nil if no valid key was sent
 	Found  *Key              // like Key, but also set for a revoked, paused or expired key
 	Tally  *atomic.Value     // memory for a function in Watch about Found; nil if Found is nil

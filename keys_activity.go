@@ -14,7 +14,7 @@ import (
 
 // The kinds of entries in the activity of a key.
 const (
-	ActivityWrite   = "write"    // a request has created, changed or deleted records
+	ActivityWrite   = "write"    // a request has created, changed or deleted records, or requests to a guarded route may have
 	ActivityRefusal = "refusal"  // requests were answered with 401, 403 or 429
 	ActivityNetwork = "network"  // the first request from a network, and so from its address
 	ActivityAddress = "address"  // the first request from another address of a known network
@@ -37,9 +37,9 @@ type KeyActivity struct {
 	Count   int        `json:"count,omitempty"` // number of requests; 0: one
 	Method  string     `json:"method,omitempty"`
 	Route   string     `json:"route,omitempty"`   // pattern of the path
-	Objects []Touched  `json:"objects,omitempty"` // what a write has changed
+	Objects []Touched  `json:"objects,omitempty"` // what a write has changed; none: the requests went to a guarded route
 	More    int        `json:"more,omitempty"`    // number of further records that it has changed
-	Status  int        `json:"status,omitempty"`  // of a refusal
+	Status  int        `json:"status,omitempty"`  // of a refusal, and of the answer of an upstream
 	Code    string     `json:"code,omitempty"`    // its error code
 	Client  netip.Addr `json:"client,omitzero"`   // address of the client of the last request
 	Network string     `json:"network,omitempty"` // of an address: its /24, or the /48 of an IPv6 address
@@ -203,7 +203,7 @@ func ActivityOf(tx *Tx, id string, want func(*KeyActivity) bool) (list []*KeyAct
 		}
 		return true
 	})
-	// Refusals and addresses are stored a while after the requests.
+	// All but the writes of records is stored a while after the requests.
 	sorted.Func(list, func(a, b *KeyActivity) int { return cmp.Or(b.At.Compare(a.At), cmp.Compare(b.Number, a.Number)) })
 	return list, numbered, kept, err
 }
@@ -342,7 +342,7 @@ func countPlaces(tx *Tx, id string) (n int) {
 
 // The spans of time whose equal requests have one entry.
 const (
-	refusalSpan = time.Hour
+	alikeSpan   = time.Hour
 	carrierSpan = 24 * time.Hour
 )
 
@@ -377,9 +377,9 @@ func storeNotes(tx *Tx, id string, n *keyNotes) (news []KeyNotice, err error) {
 			news = append(news, KeyNotice{ActivityCarrier, p})
 		}
 	}
-	for _, r := range n.refusals {
+	for _, r := range n.requests {
 		left.At = later(left.At, r.At)
-		if err := foldActivity(tx, id, r, refusalSpan); err != nil {
+		if err := foldActivity(tx, id, r, alikeSpan); err != nil {
 			return nil, err
 		}
 	}
@@ -387,7 +387,7 @@ func storeNotes(tx *Tx, id string, n *keyNotes) (news []KeyNotice, err error) {
 		return news, nil
 	}
 	left.At = later(left.At, n.missedAt)
-	return news, foldActivity(tx, id, left, refusalSpan)
+	return news, foldActivity(tx, id, left, alikeSpan)
 }
 
 func later(a, b time.Time) time.Time {

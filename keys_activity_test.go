@@ -50,11 +50,11 @@ func TestActivity_DamageReachesCaller(t *testing.T) {
 	note := func(tx *Tx) (any, error) {
 		later := use
 		later.At, later.Carrier = use.At.Add(48*time.Hour), CarrierQuery
-		news, err := storeNotes(tx, id, &keyNotes{places: []LastUse{later}, refusals: []KeyActivity{refusal}, missed: 1, missedAt: epoch})
+		news, err := storeNotes(tx, id, &keyNotes{places: []LastUse{later}, requests: []KeyActivity{refusal}, missed: 1, missedAt: epoch})
 		return len(news), err
 	}
 	err := a.Store.Update(func(tx *Tx) error {
-		_, err := storeNotes(tx, id, &keyNotes{places: []LastUse{use}, refusals: []KeyActivity{refusal}})
+		_, err := storeNotes(tx, id, &keyNotes{places: []LastUse{use}, requests: []KeyActivity{refusal}})
 		return err
 	})
 	if err != nil {
@@ -70,7 +70,7 @@ func TestActivity_DamageReachesCaller(t *testing.T) {
 			networks, carriers, err := PlacesOf(tx, id)
 			return fmt.Sprint(len(networks), len(carriers)), err
 		}},
-		{"foldActivity", func(tx *Tx) (any, error) { return nil, foldActivity(tx, id, refusal, refusalSpan) }},
+		{"foldActivity", func(tx *Tx) (any, error) { return nil, foldActivity(tx, id, refusal, alikeSpan) }},
 	} {
 		lost, refused := op.lostDamage(t, a.Store, []string{activityBucket, placesBucket})
 		for _, text := range append(lost, op.lostWriteErrors(t, a.Store)...) {
@@ -147,7 +147,7 @@ func TestKeyring_Noticed(t *testing.T) {
 func TestKeyNotes_With(t *testing.T) {
 	notes := func(n int) *keyNotes {
 		at := epoch.Add(time.Duration(n) * time.Hour)
-		return &keyNotes{places: []LastUse{{At: at}}, refusals: []KeyActivity{{At: at}}, missed: n, missedAt: at}
+		return &keyNotes{places: []LastUse{{At: at}}, requests: []KeyActivity{{At: at}}, missed: n, missedAt: at}
 	}
 	fields := reflect.TypeFor[keyNotes]()
 	for i := range fields.NumField() {
@@ -156,7 +156,7 @@ func TestKeyNotes_With(t *testing.T) {
 		}
 	}
 	for name, got := range map[string]*keyNotes{"in order": notes(1).with(notes(2)), "the later ones first": notes(2).with(notes(1))} {
-		if len(got.places) != 2 || len(got.refusals) != 2 || got.missed != 3 || !got.missedAt.Equal(notes(2).missedAt) || got.size() != 4 {
+		if len(got.places) != 2 || len(got.requests) != 2 || got.missed != 3 || !got.missedAt.Equal(notes(2).missedAt) || got.size() != 4 {
 			t.Errorf("%s: got %+v", name, got)
 		}
 	}

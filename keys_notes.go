@@ -10,12 +10,12 @@ import (
 // keyNotes is what was noted about one secret of a key since the last Flush, for the activity of the key.
 type keyNotes struct {
 	places   []LastUse     // the first use at each address and by each carrier; their counts are not set
-	refusals []KeyActivity // one for all equal refusals
+	requests []KeyActivity // refusals and writes through guarded routes, one for all that are alike
 	missed   int           // number of requests that were not noted, because there was no room
 	missedAt time.Time     // when the last of them was made
 }
 
-// The largest numbers of notes. A secret can have maxNotes places and as many refusals, and all secrets together
+// The largest numbers of notes. A secret can have maxNotes places and as many kinds of requests, and all secrets together
 // maxAllNotes of both, which is a few megabytes.
 const (
 	maxNotes    = 16
@@ -55,24 +55,24 @@ func (h *CacheEntry) notePlace(use LastUse, room *noteRoom) {
 
 func (n *keyNotes) miss(at time.Time) { n.missed, n.missedAt = n.missed+1, later(n.missedAt, at) }
 
-// noteRefusal notes a refused request. It returns true if the entry must be listed for the next Flush.
-func (h *CacheEntry) noteRefusal(refusal KeyActivity, room *noteRoom) (first bool) {
+// noteRequest notes a request. It returns true if the entry must be listed for the next Flush.
+func (h *CacheEntry) noteRequest(e KeyActivity, room *noteRoom) (first bool) {
 	h.mu.Lock()
 	if h.notes == nil {
 		h.notes = &keyNotes{}
 	}
 	n := h.notes
 	at := 0
-	for at < len(n.refusals) && !n.refusals[at].like(&refusal) {
+	for at < len(n.requests) && !n.requests[at].like(&e) {
 		at++
 	}
 	switch {
-	case at < len(n.refusals):
-		n.refusals[at] = n.refusals[at].with(&refusal)
-	case len(n.refusals) < maxNotes && room.take():
-		n.refusals = append(n.refusals, refusal)
+	case at < len(n.requests):
+		n.requests[at] = n.requests[at].with(&e)
+	case len(n.requests) < maxNotes && room.take():
+		n.requests = append(n.requests, e)
 	default:
-		n.miss(refusal.At)
+		n.miss(e.At)
 	}
 	h.mu.Unlock()
 	return !h.listed.Load() && !h.listed.Swap(true)
@@ -86,18 +86,17 @@ func (n *keyNotes) with(more *keyNotes) *keyNotes {
 		}
 		return n
 	}
-	n.places, n.refusals = append(n.places, more.places...), append(n.refusals, more.refusals...)
+	n.places, n.requests = append(n.places, more.places...), append(n.requests, more.requests...)
 	n.missed, n.missedAt = n.missed+more.missed, later(n.missedAt, more.missedAt)
 	return n
 }
 
 // size returns the number of notes that noteRoom counts.
-func (n *keyNotes) size() int { return len(n.places) + len(n.refusals) }
+func (n *keyNotes) size() int { return len(n.places) + len(n.requests) }
 
-// Refused notes a request that was refused although its key was found, for the activity of the key in entry
-// h. It is kept in memory until the next Flush.
-func (k *Keyring) Refused(h *CacheEntry, refusal KeyActivity) {
-	if h.noteRefusal(refusal, &k.notes) {
+// Note notes a request, for the activity of the key in entry h. It is kept in memory until the next Flush.
+func (k *Keyring) Note(h *CacheEntry, e KeyActivity) {
+	if h.noteRequest(e, &k.notes) {
 		k.list(h)
 	}
 }

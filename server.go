@@ -343,6 +343,7 @@ func (s *Server) publish(x *exchange, took time.Duration) {
 	x.outcome = Outcome{
 		ID: x.ID, Method: x.Method, Route: x.Route, Status: x.status, Key: x.Key, Found: x.found, Admin: x.admin, Actor: x.Actor(), Client: x.Client, Params: x.Params,
 		Began: x.began, Steady: x.Steady, Took: took, Limits: x.Request.Limits, Asked: x.asked,
+		Guarded: x.rights != nil, Forwarded: x.forward,
 	}
 	if x.found != nil {
 		x.outcome.Tally, x.outcome.Holder = &x.holder.Tally, x.holder

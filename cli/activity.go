@@ -125,7 +125,14 @@ func whatOf(row map[string]any) string {
 		if more := whole(row["more_objects"]); more > 0 {
 			did = append(did, fmt.Sprintf("%d further records", more))
 		}
-		text = strings.Join(did, ", ") + " by " + route
+		switch {
+		case len(did) > 0:
+			text = strings.Join(did, ", ") + " by " + route
+		case row["status"] != nil:
+			text = fmt.Sprintf("%s, answered with %v by the upstream", route, row["status"])
+		default:
+			text = route + ", let through"
+		}
 	case "refusal":
 		text = fmt.Sprintf("%v %s to %s", row["status"], cell(row["error"]), route)
 	case "network":

@@ -161,6 +161,13 @@ func (v *pageRequest) actOf(e map[string]any) keyAct {
 		if more := int(numberOf(e["more_objects"])); more > 0 {
 			act.say(" and "+manyOf(more, "further record"), "")
 		}
+		switch {
+		case len(objects) > 0:
+		case e["status"] != nil:
+			act.say(manyOf(requests, "guarded request")+" answered with "+textOf(e["status"])+" by the upstream", "")
+		default:
+			act.say(manyOf(requests, "guarded request")+" let through", "")
+		}
 	case "refusal":
 		act.Class, act.Label = "failed", "refused"
 		code := textOf(e["error"])
