@@ -147,8 +147,8 @@ func stream(p *program.Server, key string) (status int, begun bool) {
 		return 0, false
 	}
 	defer w.Body.Close()
-	n, _ := io.Copy(io.Discard, w.Body)
-	return w.StatusCode, w.StatusCode == 200 && n > 0
+	_, _ = io.Copy(io.Discard, w.Body) // nothing, if the server ended before the first event
+	return w.StatusCode, w.StatusCode == 200
 }
 
 // checkWindow looks for a span in which more than limit requests were both
