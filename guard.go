@@ -241,7 +241,7 @@ func (row RouteRow) problems(r *Policy) (list []string) {
 		}
 	}
 	for i, part := range Segments(row.Path) {
-		if read := canonicalPath("/"+part, keepCase)[1:]; kind(Segments(row.Path), i) == 'x' && (read == "" || strings.ContainsAny(read, "/:*") && !strings.ContainsAny(part, ":*")) {
+		if read := canonicalPath("/"+part, keepCase)[1:]; kind(Segments(row.Path), i) == 'x' && misread(part, read) {
 			fail("path has the segment %q, which some programs read as %q; choose another", part, read)
 		}
 	}
@@ -252,4 +252,13 @@ func (row RouteRow) problems(r *Policy) (list []string) {
 		fail("strip_prefix is of no use without upstream; add one, or leave it out")
 	}
 	return list
+}
+
+// misread reports whether the canonical form of a literal segment is not one literal segment, or has a slash or the mark of
+// a wildcard that the segment does not have.
+func misread(part, canonical string) bool {
+	if canonical == "" || kind([]string{canonical}, 0) != 'x' {
+		return true
+	}
+	return strings.ContainsFunc(canonical, func(c rune) bool { return strings.ContainsRune("/:*", c) && !strings.ContainsRune(part, c) })
 }

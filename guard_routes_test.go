@@ -99,6 +99,14 @@ func TestRouteTable_Match(t *testing.T) {
 	}
 }
 
+// caseSensitive gives all routes case_sensitive, and rules that differ.
+func caseSensitive(list []*proxyRoute) []*proxyRoute {
+	for i, g := range list {
+		g.CaseSensitive, g.MaxBody = true, int64(i)
+	}
+	return list
+}
+
 func TestNewRouteTable_conflicts(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
@@ -108,6 +116,8 @@ func TestNewRouteTable_conflicts(t *testing.T) {
 		{"twice", guards("GET /a", "GET /a"), []string{"route 1 (GET /a) and route 2 (GET /a) match the same paths and both accept GET"}},
 		{"another name", guards("GET /a/:x", "POST,GET /a/:y"), []string{"route 1 (GET /a/:x) and route 2 (POST,GET /a/:y) match the same paths and both accept GET"}},
 		{"a slash at the end", guards("* /a", "* /a/"), []string{"route 1 (* /a) and route 2 (* /a/) match the same paths and both accept any method"}},
+		{"lookalikes, both with case_sensitive", caseSensitive(guards("GET /a", "GET /\uff41")), []string{"route 2 (GET /\uff41) has a path that many programs take for that of route 1 (GET /a)"}},
+		{"another case, both with case_sensitive", caseSensitive(guards("GET /a", "GET /A")), nil},
 		{"rest twice", guards("GET /a/*x", "GET /a/*y"), []string{"same paths"}},
 		{"crossing", guards("GET /a/:x/b", "GET /a/c/:y"), []string{"route 1", "route 2", "both fit /a/c/b with GET"}},
 		{"crossing, any method", guards("* /a/:x/b", "GET /a/c/:y"), []string{"both fit /a/c/b with GET"}},

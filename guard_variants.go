@@ -456,10 +456,7 @@ func FindOverlaps(rows []RouteRow, r *Policy) (list []RouteOverlap) {
 func escapes(narrow, wide *proxyRoute) bool {
 	a, b := Segments(narrow.Path), Segments(wide.Path)
 	for i := range a {
-		other := kind(b, min(i, len(b)-1))
-		if len(b) == 0 || i >= len(b) && other != '*' {
-			return false
-		}
+		other := kind(b, min(i, len(b)-1)) // if the path of wide is shorter, it ends with *
 		if kind(a, i) == 'x' && (other != 'x' || a[i] != b[i]) {
 			return true
 		}

@@ -394,6 +394,20 @@ func TestDiffer_EveryField(t *testing.T) {
 	}
 }
 
+// TestReadProxyRoutes reads upstreams that are URLs, and one that is not.
+func TestReadProxyRoutes(t *testing.T) {
+	p := defaultConfig().Rights()
+	for upstream, want := range map[string]string{"": "", "http://127.0.0.1:3000": "http://127.0.0.1:3000", "http://127.0.0.1:3000/": "http://127.0.0.1:3000", "https://[::1]/a": "https://[::1]/a"} {
+		list, problems := ReadProxyRoutes([]RouteRow{{Path: "/a", Upstream: upstream}}, p)
+		if len(problems) > 0 || len(list) != 1 || (want == "") != (list[0].Upstream == nil) || want != "" && list[0].Upstream.String() != want {
+			t.Errorf("%q: got %+v, %q", upstream, list, problems)
+		}
+	}
+	if _, problems := ReadProxyRoutes([]RouteRow{{Path: "/a", Upstream: "http://[::1"}}, p); len(problems) != 1 || !strings.Contains(problems[0], "upstream is not a valid URL") {
+		t.Errorf("got %q", problems)
+	}
+}
+
 func TestFindOverlaps(t *testing.T) {
 	c := Config{Routes: []RouteRow{
 		{Path: "/*rest"}, {Path: "/admin/*rest", Permission: []string{"can_read_calls"}}, {Path: "/same"}, {Path: "/b/:id", Permission: []string{"can_read_calls"}, CaseSensitive: true},
