@@ -198,6 +198,27 @@ func TestCounter_Nodes(t *testing.T) {
 	}
 }
 
+// TestCounter_NodesReserve asks a node for as many units as its reserve has, and for more, when there is nothing to ask the
+// others for: the reserve is admitted at once, and more has to wait.
+func TestCounter_NodesReserve(t *testing.T) {
+	m := newNodesTest(rand.New(rand.NewPCG(1, 1)), Limit{"x", 600, time.Minute + timeSlack}, 2)
+	n := m.nodes[0]
+	m.request(n)
+	m.now = m.now.Add(answerTime)
+	m.step(0)
+	now := n.time(m)
+	n.shared.retry = now.Add(time.Second).UnixNano()
+	left := n.Left(now)
+	if left < 1 {
+		t.Fatalf("got a reserve of %d", left)
+	}
+	for _, more := range []int{-1, 0, 1} {
+		if wait := n.Wait(now, left+more); (wait > 0) != (more > 0) {
+			t.Errorf("%d units of a reserve of %d: got a wait of %s", left+more, left, wait)
+		}
+	}
+}
+
 // TestCounter_NodesNarrower makes a limit smaller. What a node has reserved before does not count any more, also if that was under way.
 func TestCounter_NodesNarrower(t *testing.T) {
 	for _, pending := range []bool{false, true} {

@@ -363,6 +363,34 @@ func TestLimiter_Refusals(t *testing.T) {
 	}
 }
 
+// TestLimiter_RefusalWithoutWrite asks for more than a long limit has while another change is being written: the refusal does
+// not wait for it.
+func TestLimiter_RefusalWithoutWrite(t *testing.T) {
+	day := Limit{CallsPerDay, 1, 24 * time.Hour}
+	l := NewLimiter(newTestStore(t), epoch)
+	if _, err := l.SpendAll(charges("a", 1, day), epoch, nil); err != nil {
+		t.Fatal(err)
+	}
+	begun, release, stored := make(chan bool), make(chan bool), make(chan error)
+	go func() {
+		stored <- l.store.Update(func(*Tx) error {
+			close(begun)
+			<-release
+			return nil
+		})
+	}()
+	<-begun
+	free := sync.OnceFunc(func() { close(release) })
+	defer free()
+	if err := within(t, "the refusal", func() error { _, err := l.SpendAll(charges("a", 1, day), epoch, nil); return err }); !errors.Is(err, ErrRateLimit) {
+		t.Errorf("got %v, want ErrRateLimit", err)
+	}
+	free()
+	if err := <-stored; err != nil {
+		t.Error(err)
+	}
+}
+
 // unlocked checks that nothing of a limiter is held any more.
 func unlocked(t *testing.T, l *Limiter) {
 	t.Helper()
