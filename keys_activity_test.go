@@ -143,6 +143,100 @@ func TestKeyring_Noticed(t *testing.T) {
 	}
 }
 
+// TestKeyring_Notes notes refusals and uses of a key, one at a time, and stores them. If there is no room for notes, requests
+// are only counted.
+func TestKeyring_Notes(t *testing.T) {
+	a := newTestApp(t)
+	id, secret := a.key(everyPermission)
+	_, h, err := a.Keyring.Find(secret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stored := func() map[string]int {
+		t.Helper()
+		if err := a.Keyring.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		if n := a.Keyring.notes.used.Load(); n != 0 {
+			t.Errorf("%d notes are counted after all were stored", n)
+		}
+		n := map[string]int{}
+		err := a.Store.View(func(tx *Tx) error {
+			list, _, _, err := ActivityOf(tx, id, func(*KeyActivity) bool { return true })
+			for _, e := range list {
+				n[e.Kind] += e.Requests()
+			}
+			networks, carriers, placesErr := PlacesOf(tx, id)
+			n["places"] = len(networks) + len(carriers)
+			return errors.Join(err, placesErr)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	refuse := func() { a.Keyring.Refused(h, KeyActivity{At: epoch, Kind: ActivityRefusal, Status: 403, Count: 1}) }
+	use := func(ip string) func() {
+		return func() { a.Keyring.Used(h, LastUse{At: epoch, IP: netip.MustParseAddr(ip), Carrier: CarrierBearer}) }
+	}
+	before := stored()
+	for i, step := range []struct {
+		full bool
+		note func()
+		want map[string]int // what is there more
+	}{
+		{false, refuse, map[string]int{ActivityRefusal: 1}},
+		{true, refuse, map[string]int{ActivityLeftOut: 1}},
+		{true, use("192.0.2.1"), map[string]int{ActivityLeftOut: 1}},
+		{false, use("198.51.100.1"), map[string]int{"places": 2}}, // its network, and how the key was sent
+		{false, refuse, map[string]int{ActivityRefusal: 1}},
+	} {
+		if step.full {
+			a.Keyring.notes.used.Add(maxAllNotes)
+		}
+		step.note()
+		if step.full {
+			a.Keyring.notes.used.Add(-maxAllNotes)
+		}
+		after := stored()
+		for _, kind := range []string{ActivityRefusal, ActivityLeftOut, "places"} {
+			if got := after[kind] - before[kind]; got != step.want[kind] {
+				t.Errorf("step %d: got %d more of %s, want %d", i+1, got, kind, step.want[kind])
+			}
+		}
+		before = after
+	}
+}
+
+// TestKeyring_NotesNotStored stores notes in a store that refuses writes: each goes back to its entry, and the next Flush has
+// the entry.
+func TestKeyring_NotesNotStored(t *testing.T) {
+	a := newTestApp(t)
+	for range 2 {
+		_, secret := a.key(everyPermission)
+		_, h, err := a.Keyring.Find(secret)
+		if err != nil {
+			t.Fatal(err)
+		}
+		a.Keyring.Refused(h, KeyActivity{At: epoch, Kind: ActivityRefusal, Status: 403, Count: 1})
+	}
+	entries := a.Keyring.dirty
+	a.Keyring.dirty = nil
+	taken := takeUses(entries)
+	refuseWrites(t, a.Store)
+	if err := a.Keyring.storeNotes(taken); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("got %v, want ErrUnavailable", err)
+	}
+	for i, h := range entries {
+		if h.notes == nil || h.notes.size() != 1 {
+			t.Errorf("key %d: got the notes %+v, want one", i+1, h.notes)
+		}
+	}
+	if n := a.Keyring.notes.used.Load(); n != 2 || len(a.Keyring.dirty) != 2 {
+		t.Errorf("got %d notes of %d entries, want 2 of 2", n, len(a.Keyring.dirty))
+	}
+}
+
 // TestKeyNotes_With puts notes together: nothing of either is lost, in whichever field it is.
 func TestKeyNotes_With(t *testing.T) {
 	notes := func(n int) *keyNotes {

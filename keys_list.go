@@ -556,8 +556,8 @@ func directed(order uint64, ascending bool) uint64 {
 	return ^order
 }
 
-// order returns the order of the list, except that last uses and counts are all equal in it. Keys that are equal
-// otherwise are sorted newest first.
+// order returns the order of the list. By last uses and counts it has only Tie, because sortedIDs makes the rest. Keys that
+// are equal otherwise are sorted newest first.
 func (s *keySelection) order() RowSort[keyFacts] {
 	sort, ascending := s.filter.Sort, s.filter.Ascending
 	byID := func(a, b CachedRow[keyFacts], ascending bool) int {
@@ -569,7 +569,6 @@ func (s *keySelection) order() RowSort[keyFacts] {
 	}
 	order := RowSort[keyFacts]{
 		Name: fmt.Sprint(sort, ascending),
-		Of:   func(row CachedRow[keyFacts]) RowOrder { return RowOrder{0, ^row.Facts.newer} },
 		Tie:  func(a, b CachedRow[keyFacts]) int { return byID(a, b, false) },
 	}
 	switch sort {

@@ -673,6 +673,9 @@ func TestFlush_KeepsCounts(t *testing.T) {
 	if len(entry) != 1 || entry[0].Noted().Bearer != 3 {
 		t.Errorf("got %d keys with unstored uses, want one with 3", len(entry))
 	}
+	if n := entry[0].notes; n == nil || n.size() != 1 || a.Keyring.notes.used.Load() != 1 {
+		t.Errorf("got the notes %+v, and %d counted, want one", n, a.Keyring.notes.used.Load())
+	}
 	if n, err := a.Limiter.Observed.Count(id, "few"); n != 1 || err != nil {
 		t.Errorf("got %d, %v observed refusals, want 1", n, err)
 	}

@@ -168,6 +168,10 @@ func TestSecure(t *testing.T) {
 			t.Errorf("%s: got %t, want %t", what, got, tt.secure)
 		}
 	}
+	endless := key(func(k *StoredKey) { k.ExpiresAt = time.Time{} })
+	if !KeyTable.Secure(&endless, &before) || KeyTable.Secure(&endless, &endless) {
+		t.Error("an end takes rights away from a key without one")
+	}
 	if KeyTable.Secure(nil, &before) || !KeyTable.Secure(&before, nil) {
 		t.Error("a new key takes no rights away, and a deleted one does")
 	}
