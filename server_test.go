@@ -240,6 +240,36 @@ func TestServer_RoutesAndMethods(t *testing.T) {
 	}
 }
 
+// TestServer_RoutesConflict adds a route twice: there is no handler then, with guarded routes and without.
+func TestServer_RoutesConflict(t *testing.T) {
+	a := newTestApp(t)
+	for _, guards := range []bool{true, false} {
+		for _, twice := range []bool{true, false} {
+			o := a.Server.o
+			if o.Guards == nil {
+				t.Fatal("the server has no guards")
+			}
+			if !guards {
+				o.Guards = nil
+			}
+			if twice {
+				o.Free = append(slices.Clone(o.Free), o.Keyed[0])
+			}
+			api, err := NewServer(o).API()
+			if (err != nil) != twice {
+				t.Fatalf("guards %t, a route twice %t: got %v", guards, twice, err)
+			}
+			if err != nil {
+				continue
+			}
+			w := httptest.NewRecorder()
+			if api.ServeHTTP(w, httptest.NewRequest("GET", "/healthz", nil)); w.Code != 200 {
+				t.Errorf("guards %t: got %d %s", guards, w.Code, w.Body)
+			}
+		}
+	}
+}
+
 func TestServer_Bodies(t *testing.T) {
 	a := newTestApp(t)
 	_, key := a.key(everyPermission)
