@@ -196,6 +196,46 @@ func TestStore_FreeBytes(t *testing.T) {
 	}
 }
 
+// TestFile_CopyInterrupted interrupts copies after each report of their progress: the error is that of the report, and nothing
+// is left of the copy.
+func TestFile_CopyInterrupted(t *testing.T) {
+	s := newTestStore(t)
+	err := s.Update(func(tx *Tx) error {
+		return errors.Join(thingTable.Put(tx, thing{ID: 1, Word: "a"}), thingTable.Put(tx, thing{ID: 2, Word: "b"}))
+	})
+	if err = errors.Join(err, s.Close()); err != nil {
+		t.Fatal(err)
+	}
+	f, err := OpenFile(s.path, ReadOnly)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	interrupted, path := errors.New("interrupted"), s.path+".copy"
+	for most := 0; ; most++ {
+		reports := 0
+		f.Progress = func(string, int64, int64) error {
+			if reports++; reports > most {
+				return interrupted
+			}
+			return nil
+		}
+		err := f.CopyTo(path)
+		if reports <= most {
+			if err != nil || most < 4 {
+				t.Errorf("after %d reports: got %v", reports, err)
+			}
+			return
+		}
+		if !errors.Is(err, interrupted) {
+			t.Errorf("interrupted at report %d: got %v", reports, err)
+		}
+		if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
+			t.Fatalf("interrupted at report %d: the copy is still there, %v", reports, err)
+		}
+	}
+}
+
 // records reads what a database file holds.
 func records(t testing.TB, path string) map[string]string {
 	t.Helper()

@@ -244,6 +244,138 @@ func spoilLists(t *rapid.T, tx *Tx) error {
 	return errors.Join(tx.Delete(bucket, first), tx.Put("items~more", []byte{1}, []byte{2}), tx.PutRaw("items/at", []byte{1}, []byte{3}))
 }
 
+// TestPage_LongTexts changes texts to every length around the one up to which they are kept in the chunk.
+func TestPage_LongTexts(t *testing.T) {
+	d := &itemsDesk{newTestStore(t), map[uint64]item{}}
+	lengths := []int{0, 1, maxShortText - 1, maxShortText, maxShortText + 1, maxShortText + 2, 3 * maxShortText}
+	for _, before := range lengths {
+		for _, after := range lengths {
+			for _, n := range []int{before, after} {
+				v := item{ID: 7, Fields: []string{strings.Repeat("x", n)}}
+				if err := d.Update(func(tx *Tx) error { return itemTable.Put(tx, v) }); err != nil {
+					t.Fatal(err)
+				}
+				if problems := d.check(t); len(problems) > 0 {
+					t.Fatalf("from %d to %d bytes, at %d: got %q", before, after, n, problems)
+				}
+			}
+			err := d.View(func(tx *Tx) error {
+				for _, n := range []int{1, after, after + 1} {
+					list, count, err := itemTable.Page(tx, Query{Words: []string{strings.Repeat("x", max(1, n))}}, func(count int) (int, int) { return 0, count })
+					if want := max(1, n) <= after; err != nil || count != len(list) || (count == 1) != want {
+						t.Errorf("from %d to %d bytes: got %d records with %d, %v; want it %t", before, after, count, n, err, want)
+					}
+				}
+				return nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// TestIDList reads lists of ids in chunks: each id comes with its chunk.
+func TestIDList(t *testing.T) {
+	for _, ids := range [][]uint64{{}, {0}, {setIDs - 1}, {setIDs}, {1, setIDs - 1, setIDs, setIDs + 1, 2*setIDs - 1, 2 * setIDs, 2*setIDs + 1, 3*setIDs - 1, 7*setIDs + 5}} {
+		l, got := idList(slices.Clone(ids)), []uint64{}
+		for number, more := l.seek(0); more; number, more = l.seek(number + 1) {
+			var chunk setBits
+			if err := l.join(&chunk); err != nil {
+				t.Fatal(err)
+			}
+			for i := range uint64(setIDs) {
+				if chunk[i/64]>>(i%64)&1 == 1 {
+					got = append(got, number*setIDs+i)
+				}
+			}
+		}
+		if !slices.Equal(got, ids) {
+			t.Errorf("got %v, want %v", got, ids)
+		}
+	}
+}
+
+// TestQuery_Cut cuts full chunks to ranges of ids that begin and end at every place around the ends of chunks.
+func TestQuery_Cut(t *testing.T) {
+	var places []uint64
+	for _, at := range []uint64{setIDs, 2 * setIDs, 3 * setIDs} {
+		places = append(places, at-2, at-1, at, at+1)
+	}
+	for _, first := range append(places, 0, 1) {
+		for _, last := range append(places, 0) {
+			for number := range uint64(4) {
+				c, n := selectedChunk{number: number}, 0
+				for i := range c.bits {
+					c.bits[i] = 1<<64 - 1
+				}
+				Query{FirstID: first, LastID: last}.cut(&c)
+				for i := range uint64(setIDs) {
+					if id := number*setIDs + i; id >= first && (last == 0 || id <= last) {
+						if n++; c.bits[i/64]>>(i%64)&1 == 0 {
+							t.Fatalf("from %d to %d: %d is cut", first, last, id)
+						}
+					}
+				}
+				if c.bits.count() != n {
+					t.Errorf("from %d to %d, chunk %d: got %d ids, want %d", first, last, number, c.bits.count(), n)
+				}
+			}
+		}
+	}
+}
+
+// TestTable_DamagedList stores a record whose data of lists cannot be read or stored: the change fails, rather than leaving
+// the list without the record.
+func TestTable_DamagedList(t *testing.T) {
+	s := newTestStore(t)
+	put := func(tx *Tx, at uint64) error {
+		return itemTable.Put(tx, item{ID: 7, Owner: 1, At: at, Tags: []string{"a"}})
+	}
+	if err := s.Update(func(tx *Tx) error { return put(tx, 1) }); err != nil {
+		t.Fatal(err)
+	}
+	damage := func(tx *Tx) error { return tx.PutRaw("items~owner", setKey(IDKey(2), 0), []byte("damaged")) }
+	err := s.Update(func(tx *Tx) error {
+		return errors.Join(damage(tx), itemTable.Put(tx, item{ID: 8, Owner: 2}))
+	})
+	if err == nil || !strings.Contains(err.Error(), "items~owner") {
+		t.Errorf("a set that is damaged: got %v", err)
+	}
+	err = s.Update(func(tx *Tx) error {
+		if _, err := tx.editChunk(recordPlace{"items~owner", ""}, readSetBits); err != nil {
+			return err
+		}
+		tx.chunks[recordPlace{"items~owner", ""}].(*setBits).add(1) // bbolt refuses the empty key
+		_, _, err := itemTable.Page(tx, Query{}, func(count int) (int, int) { return 0, count })
+		return err
+	})
+	if err == nil || !strings.Contains(err.Error(), "key") {
+		t.Errorf("a page while a set cannot be stored: got %v", err)
+	}
+	err = s.Update(func(tx *Tx) error {
+		log, own := &undoLog{}, tx.undo
+		tx.undo = log
+		err := itemTable.Put(tx, item{ID: 9, Owner: 3})
+		tx.undo, own.Lost = own, true // what follows is undone as a whole
+		if err != nil || len(log.chunks) == 0 {
+			return fmt.Errorf("got %d chunks to undo, %w", len(log.chunks), err)
+		}
+		if err := errors.Join(tx.flushChunks(), tx.PutRaw("items~owner", setKey(IDKey(3), 0), []byte("damaged"))); err != nil {
+			return err
+		}
+		for _, undo := range log.chunks {
+			if err := undo(); err == nil || !strings.Contains(err.Error(), "items~owner") {
+				t.Errorf("a set that cannot be undone: got %v", err)
+			}
+		}
+		return errChange
+	})
+	if !errors.Is(err, errChange) {
+		t.Error(err)
+	}
+}
+
 // TestPage_Damage spoils the data of lists: the check names it, a list that needs it fails and names
 // the command that repairs it, and the command repairs it.
 func TestPage_Damage(t *testing.T) {

@@ -344,3 +344,21 @@ func TestMAC_Contents(t *testing.T) {
 		}
 	}
 }
+
+// TestPutSigned_Refused stores what the database refuses, with and without an Authenticator: this is an error.
+func TestPutSigned_Refused(t *testing.T) {
+	s := newTestStore(t)
+	auth := NewAuthenticator([][]byte{make([]byte, pepperSize)}, "x")
+	for _, with := range []*Authenticator{nil, auth} {
+		err := s.Update(func(tx *Tx) error {
+			tx.Auth = with
+			if err := tx.PutSigned("signed", nil, []byte("v")); err == nil {
+				t.Errorf("with an Authenticator %t: a record without a key is stored", with != nil)
+			}
+			return errChange
+		})
+		if !errors.Is(err, errChange) {
+			t.Error(err)
+		}
+	}
+}

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"testing"
 	"time"
@@ -18,7 +19,7 @@ func TestShareBodies(t *testing.T) {
 			failed = errors.Join(failed, putJSON(tx, bucket, key, v))
 		}
 		for id := uint64(1); id <= 3; id++ {
-			if err := saveWebhook(tx, webhook{ID: id, Owner: id / 2, Active: true}); err != nil { // owners 0, 1, 1
+			if err := saveWebhook(tx, webhook{ID: id, Owner: (id + 1) / 2, Active: true}); err != nil { // owners 1, 1, 2
 				return err
 			}
 			if err := queueTable.Delete(tx, IDKey(id)); err != nil {
@@ -57,6 +58,11 @@ func TestShareBodies(t *testing.T) {
 		}
 		if n := tx.Count("webhook_bodies"); n != 5 {
 			t.Errorf("got %d bodies, want 5: three of one webhook each and two that all share", n)
+		}
+		owners := map[string]uint64{}
+		err := readStored(tx, "webhook_bodies", func(_ []byte, b body3) error { owners[string(b.Body)] = b.Owner; return nil })
+		if want := map[string]uint64{`{"of":1}`: 1, `{"of":2}`: 1, `{"of":3}`: 2, `{"n":2}`: 0, `{"n":3}`: 0}; err != nil || !maps.Equal(owners, want) {
+			t.Errorf("got bodies of the owners %v, %v; want %v: a body that several owners share is of none", owners, err, want)
 		}
 		for id := uint64(1); id <= 3; id++ {
 			if d, err := repeat(tx, id, 1, epoch); err != nil || d.ID != "whd_old" {

@@ -348,6 +348,29 @@ func TestOwnersStorage(t *testing.T) {
 	}
 }
 
+// TestFullOwners lists owners whose storage is just full enough, and a full sandbox, which is left out.
+func TestFullOwners(t *testing.T) {
+	s := newTestStore(t)
+	s.SetBounds(Bounds{OwnerBytes: 1000})
+	err := s.Update(func(tx *Tx) (err error) {
+		for owner, bytes := range map[uint64]uint64{1: 799, 2: 800, 3: 1000, 4: 0, SandboxOf(1): 1000, SandboxOf(2): 10} {
+			err = errors.Join(err, tx.Put(ownerBytesBucket, IDKey(owner), IDKey(bytes)))
+		}
+		list, fullErr := FullOwners(tx)
+		var got []uint64
+		for _, o := range list {
+			got = append(got, o.Owner)
+		}
+		if !slices.Equal(got, []uint64{2, 3}) {
+			t.Errorf("got the owners %v, want 2 and 3", got)
+		}
+		return errors.Join(err, fullErr)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // The migration counts what the program itself would have counted, and leaves the owners of the store
 // without a limit.
 func TestOwners_Migration(t *testing.T) {

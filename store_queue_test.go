@@ -449,3 +449,23 @@ func TestTx_Yield(t *testing.T) {
 		return nil
 	})
 }
+
+// TestQueue_Forgets ends batches of lines of every kind: those about which there is nothing to remember are forgotten.
+func TestQueue_Forgets(t *testing.T) {
+	heavy := cost{bytes: heavyBound.bytes, took: heavyBound.took}
+	for _, tt := range []struct {
+		line line
+		kept bool
+	}{
+		{line{}, false}, {line{listed: true}, true}, {line{average: cost{bytes: heavy.bytes}}, true}, {line{average: cost{took: heavy.took}}, true},
+		{line{average: cost{bytes: heavy.bytes / 16}}, true}, {line{average: cost{took: heavy.took / 16}}, true},
+		{line{average: cost{bytes: heavy.bytes/16 - 1, took: heavy.took/16 - 1}}, false},
+	} {
+		tt.line.owner = 7
+		q := changeQueue{lines: map[uint64]*line{7: &tt.line, 8: {owner: 8}}}
+		q.end(&commitBatch{changes: []*change{{by: Writer{Owner: 7}}, {by: Writer{Owner: 9}}}})
+		if _, kept := q.lines[7]; kept != tt.kept || q.lines[8] == nil {
+			t.Errorf("%+v: kept %t, want %t", tt.line, kept, tt.kept)
+		}
+	}
+}

@@ -297,6 +297,88 @@ func TestRebuild_Interrupted(t *testing.T) {
 	}
 }
 
+// TestRebuild_Progress counts what a rebuild says of its last step: all entries, and no more.
+func TestRebuild_Progress(t *testing.T) {
+	s := newTestStore(t)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	f, err := OpenFile(s.path, ReadWrite)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	const entries, size = 20, rebuildBytes / 8
+	var got []int64
+	f.Progress = func(step string, done, total int64) error {
+		if step == "storing indexes and lists" {
+			if got = append(got, done); total != entries {
+				t.Errorf("got a total of %d, want %d", total, entries)
+			}
+		}
+		return nil
+	}
+	err = f.rebuild(func(_ *Tx, emit func(DerivedEntry) error) error {
+		for i := range entries {
+			if err := emit(DerivedEntry{"items~x", IDKey(uint64(i)), make([]byte, size)}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil || !slices.IsSorted(got) || len(got) < 3 || got[len(got)-1] != entries || got[0] > 8 {
+		t.Errorf("got %v, %v; want several numbers up to %d", got, err, entries)
+	}
+}
+
+// TestFormat3_LongAction migrates entries of the audit log with long actions: their set is named by the first 200 bytes, by
+// which the audit log looks for them.
+func TestFormat3_LongAction(t *testing.T) {
+	for _, n := range []int{0, 199, 200, 201, 300} {
+		r := recordFormat2{}
+		r.Entry.Action = strings.Repeat("a", n)
+		if set := r.entry().sets[0]; set.set != "action" || len(set.value) != min(n, 200) {
+			t.Errorf("an action of %d bytes: got the set %s of %d bytes", n, set.set, len(set.value))
+		}
+	}
+}
+
+// TestFormat4_AdoptsAll adopts the data of the new sets of every table.
+func TestFormat4_AdoptsAll(t *testing.T) {
+	s := newTestStore(t)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	f, err := OpenFile(s.path, ReadWrite)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	err = f.rebuild(func(_ *Tx, emit func(DerivedEntry) error) (err error) {
+		for _, set := range setsFormat4 {
+			err = errors.Join(err, emit(indexEntry(listBucket(set.table, set.set), []byte("entry"), 1)))
+		}
+		return err
+	})
+	if err == nil {
+		err = f.Update(format4)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = f.View(func(tx *Tx) error {
+		for _, set := range setsFormat4 {
+			if tx.stored(listBucket(set.table, set.set), []byte("entry")) == nil {
+				t.Errorf("the set %s of %s is not adopted", set.set, set.table)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestRebuild_NotDeleted wants the error if a bucket cannot be deleted, as in a transaction that may not write.
 func TestRebuild_NotDeleted(t *testing.T) {
 	s := newTestStore(t)

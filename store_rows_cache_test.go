@@ -199,6 +199,54 @@ func TestRowCache_Model(t *testing.T) {
 	}
 }
 
+// TestRowLog_Bound adds more changes than are remembered: those of the earliest transaction are forgotten.
+func TestRowLog_Bound(t *testing.T) {
+	l, places := &rowLog{}, make([]recordPlace, maxRowChanges)
+	l.add(1, places)
+	if len(l.changes) != maxRowChanges || l.since != 0 {
+		t.Errorf("got %d changes since %d, want %d since 0", len(l.changes), l.since, maxRowChanges)
+	}
+	l.add(2, places[:1])
+	if len(l.changes) != maxRowChanges || l.since != 1 {
+		t.Errorf("got %d changes since %d, want %d since 1", len(l.changes), l.since, maxRowChanges)
+	}
+	for _, tt := range []struct {
+		a, b int64
+		ok   bool
+	}{{0, 2, false}, {2, 0, false}, {1, 2, true}, {2, 2, true}} {
+		if _, ok := l.between(tt.a, tt.b); ok != tt.ok {
+			t.Errorf("from %d to %d: known %t, want %t", tt.a, tt.b, ok, tt.ok)
+		}
+	}
+}
+
+// TestRowValues_Set changes a copy of values, in chunks that it has and that it does not have: the others stay as they were.
+func TestRowValues_Set(t *testing.T) {
+	numbers := []uint64{0, 1, valuesPerChunk - 1, valuesPerChunk, 3*valuesPerChunk + 2}
+	before := RowValues{chunks: make([]*rowValues, 1)}
+	for _, n := range numbers[:4] {
+		before.Set(n, n+10)
+	}
+	after := RowValues{chunks: slices.Clone(before.chunks)}
+	for round := range uint64(2) {
+		for _, n := range numbers {
+			after.Set(n, n+20+round)
+			if got := after.At(n); got != n+20+round {
+				t.Errorf("value %d: got %d, want %d", n, got, n+20+round)
+			}
+		}
+	}
+	for i, n := range numbers {
+		want := n + 10
+		if i == 4 {
+			want = 0
+		}
+		if got := before.At(n); got != want {
+			t.Errorf("value %d of before: got %d, want %d", n, got, want)
+		}
+	}
+}
+
 // TestTable_SetValue stores a value in a change that writes nothing else, and takes it back with a change that fails.
 func TestTable_SetValue(t *testing.T) {
 	s := newTestStore(t)

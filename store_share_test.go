@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -54,6 +55,14 @@ func sameViews(t *testing.T, log *fake.Log, stores ...*Store) {
 		if s != stores[0] {
 			compareViews(stores[0], s)
 		}
+	}
+}
+
+// TestOpenStore_Shared opens a store in a test that shares its stores, see shareOpened.
+func TestOpenStore_Shared(t *testing.T) {
+	t.Setenv("LATCHKEY_TEST_ENGINE", "fake")
+	if s := newTestStore(t); s.replica == nil {
+		t.Error("the store is not shared")
 	}
 }
 
@@ -385,6 +394,143 @@ func TestShare_CloseFails(t *testing.T) {
 		}
 		if _, err := os.Stat(mark); errors.Is(err, os.ErrNotExist) != (name == "none") {
 			t.Errorf("%s: the mark: got %v", name, err)
+		}
+	}
+}
+
+// TestWrittenRecords_Full fills a Set: a batch takes no more changes once more than half of it is used.
+func TestWrittenRecords_Full(t *testing.T) {
+	value := func(n int) []byte { return make([]byte, n-len("x")-8) } // with its bucket and key n bytes
+	w := &writtenRecords{most: writtenMark{4, 200}}
+	for i, step := range []struct {
+		bytes         int
+		full, tooMany bool
+	}{{50, false, false}, {50, false, false}, {50, true, false}, {50, true, false}, {50, true, true}} {
+		w.note("x", IDKey(uint64(i)), value(step.bytes))
+		if w.full() != step.full || w.tooMany() != step.tooMany {
+			t.Errorf("after %d records: got %t, %t; want %t, %t", i+1, w.full(), w.tooMany(), step.full, step.tooMany)
+		}
+	}
+	w = &writtenRecords{most: writtenMark{4, 200}}
+	if w.note("x", IDKey(1), value(100)); w.full() {
+		t.Error("half of the bytes are full")
+	}
+	if w.note("x", IDKey(1), value(9)); !w.full() || w.tooMany() {
+		t.Error("more than half of the bytes are not full")
+	}
+}
+
+// TestAppliedHead_Damaged starts a view whose position cannot be read: this is an error, and not the position 0.
+func TestAppliedHead_Damaged(t *testing.T) {
+	s := newTestStore(t)
+	for what, stored := range map[string][]byte{"damaged": []byte("damaged"), "short": sealRecord(recordVersion, appliedKey, []byte{1})} {
+		if err := s.Update(func(tx *Tx) error { return tx.PutRaw(localBucket, appliedKey, stored) }); err != nil {
+			t.Fatal(err)
+		}
+		err := s.View(func(tx *Tx) error {
+			if head, err := appliedHead(tx); err == nil {
+				t.Errorf("%s: got %d without an error", what, head)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := ShareStore(s, ShareOptions{Engine: fake.New(1, 0).Engine(fake.Faults{}), Node: "a"}); err == nil {
+			t.Fatalf("%s: the store is shared", what)
+		}
+	}
+}
+
+// TestTakeRecord takes what another node has written: a record that is in no table is announced, the value of a row follows
+// from a record elsewhere, and a stored record that cannot be read is an error.
+func TestTakeRecord(t *testing.T) {
+	s, key := newTestStore(t), IDKey(1)
+	sealed := func(n uint64) []byte { return sealRecord(recordVersion, key, IDKey(n)) }
+	r := &replica{owned: map[string]bool{}}
+	err := s.Update(func(tx *Tx) error {
+		tx.Changed = nil
+		for range 2 {
+			if err := r.takeOther(tx, cluster.Write{Bucket: "x", Key: key, Value: sealed(1)}); err != nil {
+				return err
+			}
+		}
+		if !slices.Equal(tx.Changed, []string{"x"}) {
+			t.Errorf("got the changed buckets %q, want x", tx.Changed)
+		}
+		return rowTable.Put(tx, thing{ID: 1, Word: "a"})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []uint64{5, 6, 0} {
+		w := cluster.Write{Bucket: "rowed_values", Key: key, Value: sealed(want)}
+		if want == 0 {
+			w.Value = nil
+		}
+		err := s.Update(func(tx *Tx) error {
+			return errors.Join(r.takeOther(tx, w), takeRowValue(tx, &rowTable, key), takeRowValue(tx, &rowTable, IDKey(2)))
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = s.View(func(tx *Tx) error {
+			rows, err := (&RowCache[byte]{Facts: func(row []byte) (byte, bool) { return row[0], true }}).Read(t.Context(), tx, rowTable.Name)
+			if err != nil {
+				return err
+			}
+			values, err := rows.Values(tx)
+			slot, slotErr := RowNumber(tx, rowTable.Name, key)
+			if got := values.At(slot); got != want {
+				t.Errorf("got the value %d, want %d", got, want)
+			}
+			return errors.Join(err, slotErr)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	err = s.Update(func(tx *Tx) error {
+		good := bytes.Clone(tx.stored(rowTable.Name, key))
+		if err := tx.PutRaw(rowTable.Name, key, []byte("damaged")); err != nil {
+			return err
+		}
+		if err := takeRecord(tx, &rowTable, cluster.Write{Bucket: rowTable.Name, Key: key, Value: good}); err == nil {
+			t.Error("a record in place of a damaged one is taken, though what follows from that is not known")
+		}
+		if err := takeRecord(tx, &rowTable, cluster.Write{Bucket: rowTable.Name, Value: good}); err == nil {
+			t.Error("a record that cannot be stored is taken")
+		}
+		return errChange
+	})
+	if !errors.Is(err, errChange) {
+		t.Error(err)
+	}
+}
+
+// unconfirmed is a cluster.Acknowledger that returns an error.
+type unconfirmed struct{ err error }
+
+// Acknowledge implements cluster.Acknowledger.
+func (u unconfirmed) Acknowledge(context.Context, cluster.Head) error { return u.err }
+
+// Await implements cluster.Acknowledger.
+func (u unconfirmed) Await(context.Context, cluster.Head) (cluster.Effect, error) {
+	return cluster.Effect{}, u.err
+}
+
+// TestReplica_Confirm makes changes of which the other nodes do not say that they have them: a secure one is not confirmed.
+func TestReplica_Confirm(t *testing.T) {
+	for _, secure := range []bool{false, true} {
+		for _, answer := range []error{nil, errors.New("no answer")} {
+			r := &replica{o: ShareOptions{Members: unconfirmed{answer}}, ctx: t.Context(), committed: 7}
+			var got error
+			c := &change{secure: secure, done: func(err error) { got = err }}
+			r.confirm(c)
+			r.running.Wait()
+			if want := secure && answer != nil; errors.Is(got, errNotConfirmed) != want || (got != nil) != want || c.effect.Head != 7 {
+				t.Errorf("secure %t, %v: got %v at %d", secure, answer, got, c.effect.Head)
+			}
 		}
 	}
 }

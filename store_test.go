@@ -318,10 +318,27 @@ func TestTable(t *testing.T) {
 		if v, err := thingTable.One(tx, "word", []byte("one")); v.ID != 1 || err != nil {
 			t.Errorf("got %v, %v; want number 1", v, err)
 		}
+		for word, want := range map[string]bool{"one": true, "two": true, "tw": false, "twofolds": false, "": false} {
+			if thingTable.Has(tx, "word", []byte(word)) != want {
+				t.Errorf("Has does not return %t for %q", want, word)
+			}
+		}
 		return nil
 	})
 	if err := s.Update(func(tx *Tx) error { return thingTable.Delete(tx, IDKey(2)) }); !errors.Is(err, ErrNotFound) {
 		t.Errorf("delete twice: got %v, want ErrNotFound", err)
+	}
+}
+
+// TestTable_Naming asks a table that the audit log knows, and one that it does not know, for the names of its records.
+func TestTable_Naming(t *testing.T) {
+	unknown, known := thingTable, thingTable
+	known.Audit.Object = "thing"
+	if n := unknown.Naming(); n != nil {
+		t.Errorf("a table that the audit log does not know: got %+v", n)
+	}
+	if n := known.Naming(); n == nil || n.Kind != "thing" || n.Of == nil || n.Find == nil {
+		t.Errorf("got %+v", n)
 	}
 }
 
@@ -642,6 +659,35 @@ func TestChangeSet_Note(t *testing.T) {
 	}
 	if err := set.Note(policy, nil, func() {}); err != nil || set.Count != maxTraced+4 {
 		t.Errorf("got %v and %d records, want one more that is only counted", err, set.Count)
+	}
+}
+
+// TestChangeSet_Untold notes records with members that are not logged: they are in no change, at any depth, and one of which
+// only they differ is none.
+func TestChangeSet_Untold(t *testing.T) {
+	type object = map[string]any
+	record := func(word, hidden string) object {
+		return object{"id": 1, "word": word, "step": hidden, "inner": object{"word": word, "step": hidden, "deeper": object{"step": hidden}}}
+	}
+	policy := AuditPolicy{Object: "thing", Untold: []string{"step", "other"}}
+	for _, tt := range []struct {
+		before, after any
+		want          string // the names of the fields
+	}{
+		{record("a", "hidden 1"), record("a", "hidden 2"), "[]"}, {record("a", "hidden 1"), record("b", "hidden 2"), "[inner word]"},
+		{nil, record("a", "hidden 1"), "[id inner word]"}, {record("a", "hidden 1"), nil, "[id inner word]"},
+	} {
+		var set ChangeSet
+		if err := set.Note(policy, tt.before, tt.after); err != nil {
+			t.Fatal(err)
+		}
+		fields, text := []string{}, fmt.Sprintf("%+v", set)
+		for _, c := range set.Changes {
+			fields = append(fields, c.Fields...)
+		}
+		if fmt.Sprint(fields) != tt.want || strings.Contains(text, "hidden") || strings.Contains(text, "step") {
+			t.Errorf("from %v to %v: got %s, want the fields %s", tt.before, tt.after, text, tt.want)
+		}
 	}
 }
 
