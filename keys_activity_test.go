@@ -175,7 +175,7 @@ func TestKeyring_Notes(t *testing.T) {
 		}
 		return n
 	}
-	refuse := func() { a.Keyring.Refused(h, KeyActivity{At: epoch, Kind: ActivityRefusal, Status: 403, Count: 1}) }
+	refuse := func() { a.Keyring.Note(h, KeyActivity{At: epoch, Kind: ActivityRefusal, Status: 403, Count: 1}) }
 	use := func(ip string) func() {
 		return func() { a.Keyring.Used(h, LastUse{At: epoch, IP: netip.MustParseAddr(ip), Carrier: CarrierBearer}) }
 	}
@@ -218,7 +218,7 @@ func TestKeyring_NotesNotStored(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		a.Keyring.Refused(h, KeyActivity{At: epoch, Kind: ActivityRefusal, Status: 403, Count: 1})
+		a.Keyring.Note(h, KeyActivity{At: epoch, Kind: ActivityRefusal, Status: 403, Count: 1})
 	}
 	entries := a.Keyring.dirty
 	a.Keyring.dirty = nil
