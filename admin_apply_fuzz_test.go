@@ -105,6 +105,13 @@ func FuzzApply(f *testing.F) {
 		f.Add("", text)
 	}
 	x := first
+	f.Cleanup(func() {
+		if x != nil {
+			if err := errors.Join(x.full.Close(), x.empty.Close()); err != nil {
+				f.Error(err)
+			}
+		}
+	})
 	f.Fuzz(func(t *testing.T, body string, choices []byte) {
 		if x == nil {
 			x = newApplyFuzz(lastingTB{t, dir})

@@ -19,8 +19,9 @@ func (d DiskSpace) Mark(b Bounds) int64 {
 	return min(b.FreeDiskBytes, d.Size/100*int64(b.FreeDiskPercent))
 }
 
-// left returns the bytes that are free for more than what the database file needs already.
-func (d DiskSpace) left() int64 { return d.Free - d.Promised }
+// left returns the bytes that are free for more than what the database file needs already, 0 if there are fewer than
+// that.
+func (d DiskSpace) left() int64 { return max(0, d.Free-d.Promised) }
 
 // diskState says how much disk space is free.
 type diskState int

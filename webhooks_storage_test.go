@@ -87,7 +87,7 @@ func TestStorageWatch_Disk(t *testing.T) {
 	}{
 		{50_000_000, 0, false, false, false}, {10_000_000, 0, false, false, false}, {9_999_999, 0, true, false, true}, {5_000_000, 0, true, false, false},
 		{4_999_999, 0, true, true, true}, {5_000_000, 0, true, true, false}, {5_624_999, 0, true, true, false}, {5_625_000, 0, true, false, false},
-		{11_249_999, 0, true, false, false}, {11_250_000, 0, false, false, false}, {15_000_000, 10_000_001, true, true, true}, {-1, 0, false, false, false}, {0, 0, true, true, true},
+		{11_249_999, 0, true, false, false}, {11_250_000, 0, false, false, false}, {15_000_000, 10_000_001, true, true, true}, {-1, 0, false, false, false}, {1_000_000, 9_000_000, true, true, true},
 	} {
 		disk.free.Store(step.free)
 		disk.promised.Store(step.promised)
@@ -120,6 +120,9 @@ func TestStorageWatch_Disk(t *testing.T) {
 		if w := a.ask("GET", "/readyz", "", ""); w.Code != 200 {
 			t.Errorf("%+v: readyz: got %d", step, w.Code)
 		}
+	}
+	if log, body := a.log.String(), v.all()[events-1].body; !strings.Contains(log, `"free_bytes":0`) || strings.Contains(log, `"free_bytes":-`) || !strings.Contains(body, `"free_bytes":0`) {
+		t.Errorf("the log says %s, the event %s, want no less than 0 bytes free", log, body)
 	}
 }
 
