@@ -297,8 +297,9 @@ func TestRebuild_Interrupted(t *testing.T) {
 	}
 }
 
-// TestRebuild_Progress counts what a rebuild says of its last step: all entries, and no more.
-func TestRebuild_Progress(t *testing.T) {
+// newTestFile returns the open file of a new store, which is closed after the test.
+func newTestFile(t *testing.T) *File {
+	t.Helper()
 	s := newTestStore(t)
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
@@ -307,7 +308,17 @@ func TestRebuild_Progress(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
+	t.Cleanup(func() {
+		if err := f.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return f
+}
+
+// TestRebuild_Progress counts what a rebuild says of its last step: all entries, and no more.
+func TestRebuild_Progress(t *testing.T) {
+	f := newTestFile(t)
 	const entries, size = 20, rebuildBytes / 8
 	var got []int64
 	f.Progress = func(step string, done, total int64) error {
@@ -318,7 +329,7 @@ func TestRebuild_Progress(t *testing.T) {
 		}
 		return nil
 	}
-	err = f.rebuild(func(_ *Tx, emit func(DerivedEntry) error) error {
+	err := f.rebuild(func(_ *Tx, emit func(DerivedEntry) error) error {
 		for i := range entries {
 			if err := emit(DerivedEntry{"items~x", IDKey(uint64(i)), make([]byte, size)}); err != nil {
 				return err
@@ -345,16 +356,8 @@ func TestFormat3_LongAction(t *testing.T) {
 
 // TestFormat4_AdoptsAll adopts the data of the new sets of every table.
 func TestFormat4_AdoptsAll(t *testing.T) {
-	s := newTestStore(t)
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
-	f, err := OpenFile(s.path, ReadWrite)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	err = f.rebuild(func(_ *Tx, emit func(DerivedEntry) error) (err error) {
+	f := newTestFile(t)
+	err := f.rebuild(func(_ *Tx, emit func(DerivedEntry) error) (err error) {
 		for _, set := range setsFormat4 {
 			err = errors.Join(err, emit(indexEntry(listBucket(set.table, set.set), []byte("entry"), 1)))
 		}
