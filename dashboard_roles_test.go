@@ -227,8 +227,11 @@ func (a *testApp) stored() (text string) {
 	for _, kind := range []string{"keys", "owners", "webhooks", "calls", "agents", "contacts", "events", "schedules", "variables", "do-not-call", "teams"} {
 		text += a.control("GET", "/admin/v1/"+kind+"?limit=1000", "").Body.String() + "\n"
 	}
-	return text
+	return waitingEvents.ReplaceAllString(text, "")
 }
+
+// waitingEvents are numbers that change meanwhile: notices about keys and limits are stored in the background.
+var waitingEvents = regexp.MustCompile(`"waiting(_bytes)?":\d+,?`)
 
 // A form that the role does not allow answers 403 and changes nothing. The endpoint would refuse it
 // too: a page that the role allows calls no endpoint that refuses the role.
