@@ -71,13 +71,18 @@ func (c *Conn) Close() error {
 }
 
 // abandon closes a connection whose request is in progress. Close would wait for the handler: as long
-// as that runs, internal/lean uses the connection.
+// as that runs, internal/lean uses the connection, and its file descriptor is open.
 func (c *Conn) abandon() {
 	if !c.closed.CompareAndSwap(false, true) {
 		return
 	}
+	c.group.abandoned.Add(1)
 	_ = c.SetDeadline(past)
-	go func() { _ = c.Conn.Close() }()
+	go func() {
+		_ = c.Conn.Close()
+		c.group.abandoned.Add(-1)
+		c.group.set.wake()
+	}()
 	c.group.remove(c)
 }
 

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"sync"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -579,39 +580,69 @@ func TestConn_around(t *testing.T) {
 	}
 }
 
-// A connection that is closed for another one makes room although its handler still runs.
+// A connection that is closed for another one makes room although its handler still runs. It has its file descriptor until
+// then, so there are only some of them: further connections wait.
 func TestGroup_FullOfHandlers(t *testing.T) {
-	set := NewSet()
-	g := set.Add(Options{}, Limits{Max: 1})
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	const room = 20
+	g := NewSet().Add(Options{}, Limits{Max: room})
+	inner, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	room := g.Listen(l)
-	began, release := make(chan bool, 2), make(chan bool)
+	l := g.Listen(inner)
+	began, release := make(chan bool, room+maxAbandoned+1), make(chan bool)
+	free := sync.OnceFunc(func() { close(release) })
 	web := &http.Server{ConnState: Note, ConnContext: Context, ErrorLog: log.New(io.Discard, "", 0), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		began <- true
 		<-release
 	})}
 	s := lean.New(web)
 	ended := make(chan error, 1)
-	go func() { ended <- s.Serve(room) }()
+	go func() { ended <- s.Serve(l) }()
 	defer func() {
-		_ = room.Close()
+		free()
+		_ = l.Close()
 		<-ended
 		if err := s.Shutdown(context.Background()); err != nil {
 			t.Error(err)
 		}
 		_ = web.Close()
 	}()
-	for range 2 {
-		c, err := net.Dial("tcp", l.Addr().String())
+	ask := func() {
+		t.Helper()
+		c, err := net.Dial("tcp", inner.Addr().String())
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer c.Close()
+		t.Cleanup(func() { _ = c.Close() })
 		_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-		<-began
 	}
-	close(release)
+	begins := func() {
+		t.Helper()
+		select {
+		case <-began:
+		case <-time.After(20 * time.Second):
+			t.Fatalf("a request does not begin: %d connections count, %d wait for their handlers", g.open.Load(), g.abandoned.Load())
+		}
+	}
+	for range room + maxAbandoned {
+		ask()
+		begins()
+	}
+	ask()
+	select {
+	case <-began:
+		t.Errorf("more than %d connections wait for their handlers", maxAbandoned)
+	case <-time.After(2 * settled):
+	}
+	if n := g.abandoned.Load(); n != maxAbandoned {
+		t.Errorf("%d connections wait for their handlers, want %d", n, maxAbandoned)
+	}
+	free()
+	begins()
+	for deadline := time.Now().Add(10 * time.Second); g.abandoned.Load() > 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("connections wait for handlers that have returned")
+		}
+	}
 }

@@ -47,6 +47,10 @@ type Group struct {
 
 	victims victims // the next connections to close if the group is full
 
+	// abandoned is the number of connections that do not count any more, but have their file descriptor until their
+	// handler returns.
+	abandoned atomic.Int64
+
 	mu       sync.Mutex
 	networks map[netip.Prefix]*network
 }

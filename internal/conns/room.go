@@ -33,6 +33,10 @@ func (r Reason) String() string {
 // probably stopped in the middle of its body: the answer to it is complete much earlier.
 const settled = 500 * time.Millisecond
 
+// maxAbandoned is about how many connections of a group may wait for their handlers after they were closed for others.
+// They have file descriptors that no limit counts.
+const maxAbandoned = 16
+
 // listTime is how long a list of victims is used.
 const listTime = 100 * time.Millisecond
 
@@ -50,12 +54,18 @@ type victim struct {
 	state int64
 }
 
-// close closes the connection. It returns false if the connection has been used meanwhile.
+// crowded reports whether no connection may be closed while its request is in progress, because so many wait for their
+// handlers already.
+func (g *Group) crowded() bool { return g.abandoned.Load() >= maxAbandoned }
+
+// close closes the connection. It returns false if the connection has been used meanwhile, or has a request and the group
+// is crowded.
 func (v victim) close() bool {
-	if !v.conn.state.CompareAndSwap(v.state, taken) {
+	_, active, _ := sinceOf(v.state)
+	if active && v.conn.group.crowded() || !v.conn.state.CompareAndSwap(v.state, taken) {
 		return false
 	}
-	if _, active, _ := sinceOf(v.state); active {
+	if active {
 		v.conn.abandon()
 	} else {
 		_ = v.conn.Close()
@@ -120,7 +130,7 @@ func (g *Group) closeIdle(v *victims, match func(*Conn) bool) bool {
 // out the last ones. keyed is the connection with a valid key that has been idle longest. Its conn
 // is nil if there is none.
 func (g *Group) oldest(match func(*Conn) bool) (list []victim, keyed victim) {
-	recent := g.set.now() - int64(settled)
+	recent, crowded := g.set.now()-int64(settled), g.crowded()
 	rank := func(v victim) (int, int64) {
 		since, active, _ := sinceOf(v.state)
 		switch {
@@ -137,7 +147,7 @@ func (g *Group) oldest(match func(*Conn) bool) (list []victim, keyed victim) {
 		switch {
 		case !ok || !match(c):
 		case !c.keyed.Load():
-			if !active || since <= recent {
+			if !active || since <= recent && !crowded {
 				list = append(list, victim{c, state})
 			}
 		case !active && (keyed.conn == nil || since < keyed.state):
