@@ -580,6 +580,35 @@ func TestConn_around(t *testing.T) {
 	}
 }
 
+// Two listeners of a group that accept at once do not both take the last place. They do it often, because it
+// takes a moment in which neither has counted its connection.
+func TestGroup_TwoListeners(t *testing.T) {
+	for range 2000 {
+		g := NewSet().Add(Options{}, Limits{Max: 1})
+		start := make(chan bool)
+		var accepting sync.WaitGroup
+		for range 2 {
+			p := &port{make(chan net.Conn, 1), make(chan error, 1), make(chan struct{})}
+			client, server := net.Pipe()
+			defer client.Close()
+			p.arrived <- peerConn{server, "192.0.2.1"}
+			l := g.Listen(p)
+			accepting.Go(func() {
+				defer l.Close()
+				<-start
+				if _, err := l.Accept(); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		close(start)
+		accepting.Wait()
+		if n := g.open.Load(); n != 1 {
+			t.Fatalf("%d connections count, want 1", n)
+		}
+	}
+}
+
 // A connection that is closed for another one makes room although its handler still runs. It has its file descriptor until
 // then, so there are only some of them: further connections wait.
 func TestGroup_FullOfHandlers(t *testing.T) {

@@ -45,7 +45,8 @@ type Group struct {
 	shards [16]shard // spread the connections, so that they rarely wait for each other when they are closed
 	closed [reasons]atomic.Uint64
 
-	victims victims // the next connections to close if the group is full
+	entry   sync.Mutex // held from making room for a connection until that is counted, so that two listeners do not fill one place
+	victims victims    // the next connections to close if the group is full
 
 	// abandoned is the number of connections that do not count any more, but have their file descriptor until their
 	// handler returns.
@@ -125,8 +126,10 @@ func (l *listener) Accept() (net.Conn, error) {
 			_ = conn.Close()
 			continue
 		}
+		g.entry.Lock()
 		l.makeRoom()
 		g.add(c)
+		g.entry.Unlock()
 		return c, nil
 	}
 }
