@@ -14,25 +14,27 @@ import (
 // 9110, section 9.2.1), and was answered with a status below 400. It returns false for other requests, and for those
 // without a known key.
 func ActivityOfRequest(o *Outcome) (KeyActivity, bool) {
-	e := KeyActivity{At: o.Began, Route: o.Route, Status: o.Status, Code: o.Code, Client: o.Client, Request: o.ID}
+	kind, status := "", o.Status
 	switch {
 	case o.Holder == nil:
-		return e, false
+		return KeyActivity{}, false
 	case o.Code != "" && (o.Status == http.StatusUnauthorized || o.Status == http.StatusForbidden || o.Status == http.StatusTooManyRequests):
-		e.Kind = ActivityRefusal
+		kind = ActivityRefusal
 	case o.Code == "" && o.Guarded && o.Status < http.StatusBadRequest && !slices.Contains([]string{"GET", "HEAD", "OPTIONS", "TRACE"}, o.Method):
-		e.Kind = ActivityWrite
+		kind = ActivityWrite
 		if !o.Forwarded {
-			e.Status = 0 // the proxy that asked was told to let it through; what the upstream answered is not known
+			status = 0 // the proxy that asked was told to let it through; what the upstream answered is not known
 		}
 	default:
-		return e, false
+		return KeyActivity{}, false
 	}
-	e.Method = "other" // so that the entry does not keep the memory of a request
+	method := "other" // so that the entry does not keep the memory of a request
 	if i := slices.Index(listedMethods, o.Method); i >= 0 {
-		e.Method = listedMethods[i]
+		method = listedMethods[i]
 	}
-	return e, true
+	return KeyActivity{
+		Kind: kind, At: o.Began, Method: method, Route: o.Route, Status: status, Code: o.Code, Client: o.Client, Request: o.ID,
+	}, true
 }
 
 // activity serves what keys did.
