@@ -99,7 +99,7 @@ func TestRouteTable_Match(t *testing.T) {
 	}
 }
 
-// caseSensitive gives all routes case_sensitive, and rules that differ.
+// caseSensitive sets case_sensitive for all routes, and a different limit on bodies for each.
 func caseSensitive(list []*proxyRoute) []*proxyRoute {
 	for i, g := range list {
 		g.CaseSensitive, g.MaxBody = true, int64(i)

@@ -95,8 +95,7 @@ func oldStore(t *testing.T) string {
 	return path
 }
 
-// wantFormat holds a file against what its format should contain, all of it
-// or nothing, and gives that format.
+// wantFormat checks that a file has everything that its format should contain and nothing of another format. It returns the format.
 func wantFormat(t *testing.T, path string) int {
 	t.Helper()
 	f, err := openFormat(path, ReadOnly, 3)

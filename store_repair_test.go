@@ -259,18 +259,11 @@ func TestEntrySorter(t *testing.T) {
 // TestRebuild_Interrupted leaves what an interrupted repair leaves: the check and a copy ignore it, and the
 // next program that can change the file deletes it.
 func TestRebuild_Interrupted(t *testing.T) {
-	s := newTestStore(t)
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
-	f, err := OpenFile(s.path, ReadWrite)
-	if err != nil {
-		t.Fatal(err)
-	}
-	err = f.rebuild(func(_ *Tx, emit func(DerivedEntry) error) error {
+	f := newTestFile(t)
+	err := f.rebuild(func(_ *Tx, emit func(DerivedEntry) error) error {
 		return emit(indexEntry("calls/x", []byte("entry"), 1))
 	})
-	if err = errors.Join(err, f.CopyTo(s.path+".copy"), f.Close()); err != nil {
+	if err = errors.Join(err, f.CopyTo(f.path+".copy"), f.Close()); err != nil {
 		t.Fatal(err)
 	}
 	has := func(path string, access Access) (left bool) {
@@ -292,12 +285,12 @@ func TestRebuild_Interrupted(t *testing.T) {
 		}
 		return left
 	}
-	if has(s.path+".copy", ReadOnly) || !has(s.path, ReadOnly) || has(s.path, ReadWrite) {
+	if has(f.path+".copy", ReadOnly) || !has(f.path, ReadOnly) || has(f.path, ReadWrite) {
 		t.Error("the unfinished buckets are in a copy, or were not deleted")
 	}
 }
 
-// newTestFile returns the open file of a new store, which is closed after the test.
+// newTestFile returns the open file of a new store. Close it.
 func newTestFile(t *testing.T) *File {
 	t.Helper()
 	s := newTestStore(t)
@@ -308,17 +301,13 @@ func newTestFile(t *testing.T) *File {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := f.Close(); err != nil {
-			t.Error(err)
-		}
-	})
 	return f
 }
 
 // TestRebuild_Progress counts what a rebuild says of its last step: all entries, and no more.
 func TestRebuild_Progress(t *testing.T) {
 	f := newTestFile(t)
+	defer f.Close()
 	const entries, size = 20, rebuildBytes / 8
 	var got []int64
 	f.Progress = func(step string, done, total int64) error {
@@ -357,6 +346,7 @@ func TestFormat3_LongAction(t *testing.T) {
 // TestFormat4_AdoptsAll adopts the data of the new sets of every table.
 func TestFormat4_AdoptsAll(t *testing.T) {
 	f := newTestFile(t)
+	defer f.Close()
 	err := f.rebuild(func(_ *Tx, emit func(DerivedEntry) error) (err error) {
 		for _, set := range setsFormat4 {
 			err = errors.Join(err, emit(indexEntry(listBucket(set.table, set.set), []byte("entry"), 1)))
