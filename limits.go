@@ -95,7 +95,6 @@ func (l *Limiter) SpendBy(by CountedID, limits []Limit, now time.Time, list []Li
 			if err := <-covered; err != nil {
 				return list, uncoveredError(err)
 			}
-			now = l.later(now)
 			continue
 		}
 		var room [2]batchItem
@@ -128,7 +127,6 @@ func (l *Limiter) SpendBy(by CountedID, limits []Limit, now time.Time, list []Li
 		if err := <-covered; err != nil {
 			return list, uncoveredError(err)
 		}
-		now = l.later(now)
 	}
 }
 
@@ -183,7 +181,6 @@ func (l *Limiter) SpendAll(charges []Charge, now time.Time, list []LimitStatus) 
 			if err := <-covered; err != nil {
 				return list, uncoveredError(err)
 			}
-			now = l.later(now)
 			continue
 		case !long:
 			l.commit(b, now)
@@ -195,7 +192,6 @@ func (l *Limiter) SpendAll(charges []Charge, now time.Time, list []LimitStatus) 
 		l.unlock(b)
 		statuses, err := l.spendDurable(charges, now)
 		if errors.Is(err, errDry) {
-			now = l.later(now)
 			continue
 		}
 		if errors.Is(err, ErrRateLimit) {
@@ -451,9 +447,11 @@ func (l *Limiter) renew(m *counters, g *counter, now time.Time) {
 		return
 	}
 	g.Pending = true
-	if wait := g.question(l.later(now)); wait > 0 {
-		time.AfterFunc(wait, func() { l.ask(m, g, now) })
-		return
+	if l.shared != nil {
+		if wait := g.question(l.shared.now()); wait > 0 {
+			time.AfterFunc(wait, func() { l.ask(m, g, now) })
+			return
+		}
 	}
 	l.ask(m, g, now)
 }
@@ -500,7 +498,9 @@ func (l *Limiter) ask(m *counters, g *counter, now time.Time) {
 // grow returns a plan for a larger reserve of a counter and the record to store for it, see counter.Grow. m must be locked.
 func (l *Limiter) grow(tx *Tx, m *counters, g *counter, now time.Time) (p plan, record []byte, err error) {
 	if l.shared != nil {
-		now = l.shared.now() // the other nodes may have reserved units since the request has begun
+		// The other nodes may have reserved units since the request began. Grow moves the window to this time, so that no unit
+		// counts before it was reserved.
+		now = l.shared.now()
 		g.shared.asked = now.UnixNano()
 		if err = l.learn(tx, m.ID, g, Limit{g.Name, g.Window.Max, time.Duration(g.Window.Span)}); err != nil {
 			return p, nil, err

@@ -149,7 +149,7 @@ func (g *counter) asksAhead(now time.Time) bool { return g.granted > 1 && g.refu
 
 // question returns how long after now to wait before the next question for a larger reserve.
 func (g *counter) question(now time.Time) time.Duration {
-	if g.shared == nil || g.shared.asked == 0 || g.granted > 1 {
+	if g.shared.asked == 0 || g.granted > 1 {
 		return 0
 	}
 	return min(time.Duration(g.shared.asked+int64(questionTime)-now.UnixNano()), questionTime)
@@ -167,18 +167,6 @@ func (l *Limiter) CountsAs(node string, now func() time.Time) { l.shared = &node
 
 // Begin says that all units of earlier runs were admitted before a service time.
 func (l *Limiter) Begin(start time.Time) { l.start.Store(start.Add(timeSlack).UnixNano()) }
-
-// later returns the time after a wait that began at now. In a cluster a unit must not count before it was reserved. A server
-// alone needs no other time: its units count in the order in which they are admitted.
-func (l *Limiter) later(now time.Time) time.Time {
-	if l.shared == nil {
-		return now
-	}
-	if present := l.shared.now(); present.After(now) {
-		return present
-	}
-	return now
-}
 
 // counted returns a limit with the window for which units count. It is longer in a cluster.
 func (l *Limiter) counted(limit Limit) Limit {
