@@ -64,6 +64,30 @@ func TestSentences(t *testing.T) {
 	}
 }
 
+// TestSentences_Login takes the password, the second factors or both from an operator.
+func TestSentences_Login(t *testing.T) {
+	a := newTestApp(t)
+	a.operate(201, "POST", "/admin/v1/operators", `{"name": "Ann", "password": "`+operatorPassword+`"}`)
+	for _, tt := range []struct{ body, want string }{
+		{`{"reset_factors": true}`, "The control socket removed the second factors of the operator Ann"},
+		{`{"reset_factors": true, "password": "` + operatorPassword + ` 2"}`, "The control socket reset the login of the operator Ann"},
+		{`{"password": "` + operatorPassword + ` 3"}`, "The control socket set the password of the operator Ann"},
+	} {
+		if err := a.Store.Update(func(tx *Tx) error {
+			_, err := addFactor(tx, factor{Operator: 1, Kind: factorTOTP, Name: "phone"})
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if w := a.control("PATCH", "/admin/v1/operators/1", tt.body); w.Code != 200 {
+			t.Fatalf("%s: got %d %s", tt.body, w.Code, w.Body)
+		}
+		if said := a.newestSentence(); said != tt.want {
+			t.Errorf("%s: got %q, want %q", tt.body, said, tt.want)
+		}
+	}
+}
+
 // TestSentences_Names wants an entry to have the name of its time, and the one of today beside it.
 func TestSentences_Names(t *testing.T) {
 	a := newTestApp(t)
