@@ -70,11 +70,13 @@ formatted() {
 	unformatted=$(find . -name "*.go" -not -path "*/vendor/*" -exec gofmt -l {} +)
 	[ -z "$unformatted" ] || { echo "run gofmt -w on: $unformatted" >&2; return 1; }
 }
-builds() { # the first two are also the programs that the tests drive
-	CGO_ENABLED=0 go build -o "$built/latchkey" . &&
-		CGO_ENABLED=0 go build -tags cluster -o "$built/latchkey-cluster" . &&
-		GOOS=windows CGO_ENABLED=0 go build -o /dev/null . &&
-		GOOS=darwin CGO_ENABLED=0 go build -o /dev/null .
+# The first two are also the programs that the tests drive. With -trimpath they share compiled packages with the test of
+# packaging/release.sh. The other two only have to compile and link, which takes a third of the time without optimization.
+builds() {
+	CGO_ENABLED=0 go build -trimpath -o "$built/latchkey" . &&
+		CGO_ENABLED=0 go build -trimpath -tags cluster -o "$built/latchkey-cluster" . &&
+		GOOS=windows CGO_ENABLED=0 go build -gcflags='all=-N -l' -ldflags='-s -w' -o /dev/null . &&
+		GOOS=darwin CGO_ENABLED=0 go build -gcflags='all=-N -l' -ldflags='-s -w' -o /dev/null .
 }
 built=$(mktemp -d)
 trap 'rm -rf "$built"' EXIT
