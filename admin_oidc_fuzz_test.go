@@ -119,7 +119,9 @@ func (p *fuzzedProvider) RoundTrip(r *http.Request) (*http.Response, error) {
 		answer.Header.Set("Content-Type", p.form())
 	}
 	if broken, status := p.broken(); broken == which {
-		answer.StatusCode = status
+		if answer.StatusCode = status; status == 204 {
+			answer.Body = http.NoBody // an HTTP client reads none, whatever the server sends
+		}
 		answer.Header.Set("Location", "https://elsewhere.example/")
 	}
 	return answer, nil
