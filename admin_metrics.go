@@ -370,8 +370,7 @@ func (m *Metrics) serve(w http.ResponseWriter, r *Request) error {
 		if err := promtext.Write(w, m.all()); err != nil {
 			return err
 		}
-		process.WriteGoMetrics(w)
-		process.WriteProcessMetrics(w)
+		process.WriteProcessMetrics(w) // with those of the Go runtime
 		return nil
 	})
 }

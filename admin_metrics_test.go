@@ -28,7 +28,35 @@ func (a *testApp) scrape(token string) (int, string) {
 	}
 	w := httptest.NewRecorder()
 	door.ServeHTTP(w, r)
+	if w.Code == 200 {
+		wantOneEach(a.t, w.Body.String())
+	}
 	return w.Code, w.Body.String()
+}
+
+// wantOneEach wants each sample of a scrape to be in it once: Prometheus drops the second one and raises an alert. It also wants
+// each metric to have one type and its samples without others between, as the text format demands.
+func wantOneEach(t testing.TB, text string) {
+	t.Helper()
+	seen, latest, name := map[string]bool{}, "", regexp.MustCompile(`^\w+`)
+	for line := range strings.Lines(text) {
+		sample, _, _ := strings.Cut(strings.TrimSpace(line), "} ")
+		switch {
+		case strings.HasPrefix(line, "# "):
+			sample = strings.Join(strings.Fields(line)[:3], " ")
+		case !strings.Contains(line, "{"):
+			sample, _, _ = strings.Cut(line, " ")
+		}
+		if seen[sample] {
+			t.Errorf("the metrics have %q twice", sample)
+		}
+		seen[sample] = true
+		if rest, is := strings.CutPrefix(sample, "# TYPE "); is {
+			latest = rest
+		} else if own := name.FindString(sample); strings.HasPrefix(own, "latchkey_") && !strings.HasPrefix(own, latest) {
+			t.Errorf("the metrics have %q among those of %s", sample, latest)
+		}
+	}
 }
 
 func (a *testApp) token() string {
