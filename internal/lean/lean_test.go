@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -202,6 +203,9 @@ func normal(raw []byte, seen []string) string {
 			i++
 		}
 		body, err := io.ReadAll(r.Body)
+		if errors.Is(err, io.ErrUnexpectedEOF) { // after a panic, net/http has not sent all that the handler has written
+			body = body[:min(len(body), holdSize)]
+		}
 		if _, ok := r.Header["Date"]; ok && r.Header.Get("Date") != "Thu, 01 Jan 1970 00:00:00 GMT" {
 			r.Header.Set("Date", "now")
 		}
@@ -340,6 +344,7 @@ func FuzzServer(f *testing.F) {
 		}
 	}
 	f.Add([]byte("GET /?FXZ HTTP/1.1\r\nHost: x\r\n\r\nPOST /?JKV HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc"), byte(9))
+	f.Add([]byte("GET /?WXZ HTTP/1.1\r\nHost: x\r\n\r\n"), byte(0))
 	p := newPair(f)
 	f.Fuzz(func(t *testing.T, data []byte, piece byte) {
 		if len(data) > 4096 {
