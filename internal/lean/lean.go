@@ -10,9 +10,9 @@
 // stricter than in net/http: a goroutine that a handler leaves behind may use the request or its
 // context only if the handler, or that goroutine before the handler returned, has called Done of
 // the context or has flushed the answer. Only requests with the field Upgrade can be hijacked; they
-// are handed over. Closing a connection waits for the handler of its request. If a handler panics after
-// the first 2,048 bytes of a body, the client gets all that the handler has written; net/http drops what
-// it has not sent yet. In both cases the client sees that the body is cut short.
+// are handed over. Closing a connection waits for the handler of its request. If a handler panics after it has
+// written more than 2,048 bytes of a body, the client gets all of these bytes, while net/http drops the
+// last ones if they are still in its buffer. Both close the connection.
 //
 // Read lean.go first (accepting and stopping), then conn.go (one connection), head.go (the
 // grammar), response.go (the answer), context.go (the end of the client) and rest.go (handing
