@@ -40,12 +40,9 @@ func wantOneEach(t testing.TB, text string) {
 	t.Helper()
 	seen, latest, name := map[string]bool{}, "", regexp.MustCompile(`^\w+`)
 	for line := range strings.Lines(text) {
-		sample, _, _ := strings.Cut(strings.TrimSpace(line), "} ")
-		switch {
-		case strings.HasPrefix(line, "# "):
+		sample := line[:strings.LastIndexByte(line, ' ')] // without its value
+		if strings.HasPrefix(line, "# ") {
 			sample = strings.Join(strings.Fields(line)[:3], " ")
-		case !strings.Contains(line, "{"):
-			sample, _, _ = strings.Cut(line, " ")
 		}
 		if seen[sample] {
 			t.Errorf("the metrics have %q twice", sample)
@@ -84,6 +81,7 @@ func TestMetrics_Access(t *testing.T) {
 	if status, body := a.scrape(a.token()); status != 200 || !strings.Contains(body, "latchkey_ready 1") {
 		t.Errorf("with a token: got %d %.200s", status, body)
 	}
+	wantOneEach(t, a.control("GET", "/metrics", "").Body.String())
 	onAPI := httptest.NewRecorder()
 	if a.api.ServeHTTP(onAPI, httptest.NewRequest("GET", "/metrics", nil)); onAPI.Code != 404 {
 		t.Errorf("on the API listener: got %d, want 404", onAPI.Code)

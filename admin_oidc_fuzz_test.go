@@ -119,7 +119,8 @@ func (p *fuzzedProvider) RoundTrip(r *http.Request) (*http.Response, error) {
 		answer.Header.Set("Content-Type", p.form())
 	}
 	if broken, status := p.broken(); broken == which {
-		if answer.StatusCode = status; status == 204 {
+		answer.StatusCode = status
+		if status == http.StatusNoContent {
 			answer.Body = http.NoBody // an HTTP client reads none, whatever the server sends
 		}
 		answer.Header.Set("Location", "https://elsewhere.example/")
