@@ -35,7 +35,12 @@ func NewAdmin(store *Store, limiter *Limiter, tags keyTagger, rules KeyRules) *a
 // AdminRoutes returns the routes for operators.
 func (a *admin) AdminRoutes() []Route {
 	return []Route{
-		{Method: "GET", Path: "/admin/v1/keys", Handle: a.list, Heavy: HeavyWith("search", "format")},
+		{
+			Method: "GET", Path: "/admin/v1/keys", Handle: a.list, Heavy: HeavyWith("search", "format"), Lists: []string{"id"},
+			Query: []string{
+				"page", "limit", "status", "search", "owner", "environment", "permission", "unused_days", "tag", "sort", "order", "format", "sandbox",
+			},
+		},
 		{Method: "POST", Path: "/admin/v1/keys", Handle: a.create},
 		{Method: "GET", Path: "/admin/v1/keys/:id", Handle: a.get},
 		{Method: "PATCH", Path: "/admin/v1/keys/:id", Handle: a.update},
@@ -123,7 +128,7 @@ func (a *admin) reveal(w http.ResponseWriter, r *Request, status int, issued iss
 const maxNamedKeys = 1000
 
 func (a *admin) list(w http.ResponseWriter, r *Request) error {
-	q, err := r.Query("page", "limit", "status", "search", "owner", "environment", "permission", "unused_days", "tag", "sort", "order", "format", "sandbox")
+	q, err := r.Query(r.Parameters...)
 	if err != nil {
 		return err
 	}
@@ -237,7 +242,7 @@ func (a *admin) update(w http.ResponseWriter, r *Request) error {
 		return err
 	}
 	return a.save(w, r, func(tx *Tx, key *Key) error {
-		if err := keyBody().Check(body); err != nil {
+		if err := r.CheckFields(body, keyBody()); err != nil {
 			return err
 		}
 		return a.form.Fill(keyInput{tx: tx, request: r, body: body, key: key})
@@ -264,7 +269,7 @@ func (a *admin) change(event string, apply func(*Key, time.Time)) Handler {
 // field end_webhooks it also deletes the webhooks that the key created, even if the key
 // was revoked before.
 func (a *admin) revoke(w http.ResponseWriter, r *Request) error {
-	body, err := r.ReadOptionalBody()
+	body, err := r.ReadOptionalFields(OnlyFields("end_webhooks"))
 	if err != nil {
 		return err
 	}
@@ -360,7 +365,7 @@ func (a *admin) own(tx *Tx, id string) (*Key, error) {
 // secret stays valid for overlap_seconds, a field of the body. A repeated request with the same
 // Idempotency-Key is refused: it would end the secret that the first one has shown.
 func (a *admin) rotate(w http.ResponseWriter, r *Request) error {
-	body, err := r.ReadOptionalBody()
+	body, err := r.ReadOptionalFields(OnlyFields("overlap_seconds"))
 	if err != nil {
 		return err
 	}
@@ -402,7 +407,7 @@ func (a *admin) rotate(w http.ResponseWriter, r *Request) error {
 // used within the last unused_for_seconds, a field of the body, finish ends no secret
 // and returns ErrConflict.
 func (a *admin) finish(w http.ResponseWriter, r *Request) error {
-	body, err := r.ReadOptionalBody()
+	body, err := r.ReadOptionalFields(OnlyFields("unused_for_seconds"))
 	if err != nil {
 		return err
 	}

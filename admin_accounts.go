@@ -332,7 +332,7 @@ func (a *Accounts) tryConfirm(by AuditContext, operator uint64, session []byte) 
 
 // confirm handles the confirmation of the password by a client that sends the cookie of a login.
 func (a *Accounts) confirm(w http.ResponseWriter, r *Request) error {
-	body, err := r.ReadBody()
+	body, err := r.ReadFields(OnlyFields("password", "code"))
 	if err != nil {
 		return err
 	}

@@ -48,7 +48,7 @@ func NewActivity(store *Store, keyring *Keyring) *activity { return &activity{st
 
 // AdminRoutes returns the routes for operators.
 func (a *activity) AdminRoutes() []Route {
-	return []Route{{Method: "GET", Path: "/admin/v1/keys/:id/activity", Handle: a.show, Heavy: HeavyAlways}}
+	return []Route{{Method: "GET", Path: "/admin/v1/keys/:id/activity", Handle: a.show, Heavy: HeavyAlways, Query: []string{"page", "limit", "since", "kind"}}}
 }
 
 // maxShownPlaces is the number of networks that an answer lists.
@@ -57,7 +57,7 @@ const maxShownPlaces = 100
 // show answers with a page of the activity of a key, latest entry first, and with a summary of all entries that the
 // query selects.
 func (a *activity) show(w http.ResponseWriter, r *Request) error {
-	q, err := r.Query("page", "limit", "since", "kind")
+	q, err := r.Query(r.Parameters...)
 	if err != nil {
 		return err
 	}

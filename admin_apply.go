@@ -109,7 +109,11 @@ type applyRun struct {
 // apply brings what is stored to the state in the body. With dry_run the same transaction is undone and the answer
 // is the plan. With fingerprint, that of a plan, the changes are made only if they are still those of the plan.
 func (a *applier) apply(w http.ResponseWriter, r *Request) error {
-	body, err := r.ReadBody()
+	fields := OnlyFields("dry_run", "prune", "fingerprint")
+	for _, kind := range a.kinds() {
+		fields.Set = append(fields.Set, kind.member)
+	}
+	body, err := r.ReadFields(fields)
 	if err != nil {
 		return err
 	}

@@ -81,8 +81,8 @@ func NewAuditLog(o AuditOptions) *AuditLog {
 // AdminRoutes returns the routes for operators.
 func (a *AuditLog) AdminRoutes() []Route {
 	return []Route{
-		{Method: "GET", Path: "/admin/v1/audit", Handle: a.list, Slow: true, Heavy: HeavyWith("format")},
-		{Method: "GET", Path: "/admin/v1/audit/verify", Handle: a.verify},
+		{Method: "GET", Path: "/admin/v1/audit", Handle: a.list, Slow: true, Heavy: HeavyWith("format"), Query: auditParameters()},
+		{Method: "GET", Path: "/admin/v1/audit/verify", Handle: a.verify, Query: []string{"number", "hash"}},
 	}
 }
 
@@ -246,7 +246,7 @@ func (a *AuditLog) Cut(now time.Time) error {
 }
 
 func (a *AuditLog) verify(w http.ResponseWriter, r *Request) error {
-	q, err := r.Query("number", "hash")
+	q, err := r.Query(r.Parameters...)
 	if err != nil {
 		return err
 	}

@@ -15,10 +15,15 @@ import (
 	"latchkey/internal/strictjson"
 )
 
+// auditParameters are the parameters of the query of list.
+func auditParameters() []string {
+	return []string{"page", "limit", "actor", "action", "object", "result", "kind", "from", "to", "format"}
+}
+
 // list answers with a page of the audit log, newest entry first, or with all entries that the query
 // selects as a file.
 func (a *AuditLog) list(w http.ResponseWriter, r *Request) error {
-	q, err := r.Query("page", "limit", "actor", "action", "object", "result", "kind", "from", "to", "format")
+	q, err := r.Query(r.Parameters...)
 	if err != nil {
 		return err
 	}

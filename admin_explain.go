@@ -60,7 +60,7 @@ type asked struct {
 // readAsked reads from the body of r which request is to be explained. If the body names no
 // carrier, it is CarrierBearer.
 func readAsked(r *Request) (q asked, err error) {
-	body, err := r.ReadBody()
+	body, err := r.ReadFields(OnlyFields("method", "path", "ip", "carrier"))
 	if err != nil {
 		return q, err
 	}
@@ -377,13 +377,13 @@ func (f *Refusals) Note(o *Outcome) {
 
 // AdminRoutes returns the routes for operators.
 func (f *Refusals) AdminRoutes() []Route {
-	return []Route{{Method: "GET", Path: "/admin/v1/refusals", Handle: f.show}}
+	return []Route{{Method: "GET", Path: "/admin/v1/refusals", Handle: f.show, Query: []string{"page", "limit", "id", "key", "code"}}}
 }
 
 // show answers with a page of the list, newest first. The query may filter it by id, key
 // and code.
 func (f *Refusals) show(w http.ResponseWriter, r *Request) error {
-	q, err := r.Query("page", "limit", "id", "key", "code")
+	q, err := r.Query(r.Parameters...)
 	if err != nil {
 		return err
 	}

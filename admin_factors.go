@@ -170,7 +170,7 @@ func (f factor) show() map[string]any {
 // factorRoutes returns the routes for the second factors of a login.
 func (a *Accounts) factorRoutes() []Route {
 	return []Route{
-		{Method: "GET", Path: "/admin/v1/factors", Handle: a.listFactors},
+		{Method: "GET", Path: "/admin/v1/factors", Handle: a.listFactors, Query: []string{"operator"}},
 		{Method: "POST", Path: "/admin/v1/factors", Handle: a.addTOTP},
 		{Method: "POST", Path: "/admin/v1/factors/totp", Handle: a.offerTOTP},
 		{Method: "PATCH", Path: "/admin/v1/factors/:id", Handle: a.renameFactor},
@@ -182,7 +182,7 @@ func (a *Accounts) factorRoutes() []Route {
 
 // listFactors answers with the factors of the caller, or of the operator in the query.
 func (a *Accounts) listFactors(w http.ResponseWriter, r *Request) error {
-	q, err := r.Query("operator")
+	q, err := r.Query(r.Parameters...)
 	if err != nil {
 		return err
 	}
@@ -225,8 +225,13 @@ func ownFactor(tx *Tx, r *Request) (f factor, err error) {
 	return f, err
 }
 
+// factorBody returns the members that the body of a second factor may have, of which those in set have an effect.
+func factorBody(set ...string) BodyFields {
+	return BodyFields{Set: set, Shown: []string{"id", "operator", "kind", "name", "created_at", "last_used_at", "host", "backed_up"}}
+}
+
 func (a *Accounts) renameFactor(w http.ResponseWriter, r *Request) error {
-	body, err := r.ReadBody()
+	body, err := r.ReadFields(factorBody("name"))
 	if err != nil {
 		return err
 	}

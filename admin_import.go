@@ -35,7 +35,7 @@ func (i *keyImport) limits() []string {
 
 // AdminRoutes returns the routes for operators.
 func (i *keyImport) AdminRoutes() []Route {
-	return []Route{{Method: "POST", Path: "/admin/v1/keys/import", Handle: i.load, Slow: true, Heavy: HeavyAlways}}
+	return []Route{{Method: "POST", Path: "/admin/v1/keys/import", Handle: i.load, Slow: true, Heavy: HeavyAlways, Query: ImportParameters()}}
 }
 
 // importRow is one row of an import. At most one of twice, held and Unfit is set. It is the reason

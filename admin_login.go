@@ -291,7 +291,7 @@ func (o *Operators) storePassword(by AuditContext, id uint64, sealed string, kee
 }
 
 func (o *Operators) create(w http.ResponseWriter, r *Request) error {
-	body, err := r.ReadBody()
+	body, err := r.ReadFields(operatorBody("name", "password", "role"))
 	if err != nil {
 		return err
 	}
@@ -318,7 +318,7 @@ func (o *Operators) change(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	body, err := r.ReadBody()
+	body, err := r.ReadFields(OnlyFields("password"))
 	if err != nil {
 		return err
 	}

@@ -277,7 +277,7 @@ func (o *Operators) list(w http.ResponseWriter, r *Request) error {
 }
 
 func (o *Operators) invite(w http.ResponseWriter, r *Request) error {
-	body, err := r.ReadBody()
+	body, err := r.ReadFields(OnlyFields("name", "role"))
 	if err != nil {
 		return err
 	}
@@ -320,9 +320,20 @@ type operatorChange struct {
 	reset    bool    // removes the second factors and the recovery codes
 }
 
+// operatorBody returns the members that the body of an operator may have, of which those in set change something.
+func operatorBody(set ...string) BodyFields {
+	return BodyFields{
+		Set: set,
+		Shown: []string{
+			"id", "name", "role", "status", "created_at", "last_login_at", "password_changed_at", "disabled_at", "invitation_expires_at", "second_factors",
+			"issuer", "subject", "passwordless", "warning",
+		},
+	}
+}
+
 // readChange reads a change of the operator with this id.
 func (o *Operators) readChange(r *Request, id uint64) (c operatorChange, err error) {
-	body, err := r.ReadBody()
+	body, err := r.ReadFields(operatorBody("role", "disabled", "password", "reset_factors"))
 	if err != nil {
 		return c, err
 	}

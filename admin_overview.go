@@ -49,11 +49,11 @@ func overviewRanges() []string { return []string{"1h", "24h", "7d", "90d"} }
 
 // AdminRoutes returns the routes for operators.
 func (v *overview) AdminRoutes() []Route {
-	return []Route{{Method: "GET", Path: "/admin/v1/overview", Handle: v.show}}
+	return []Route{{Method: "GET", Path: "/admin/v1/overview", Handle: v.show, Query: []string{"range"}}}
 }
 
 func (v *overview) show(w http.ResponseWriter, r *Request) error {
-	q, err := r.Query("range")
+	q, err := r.Query(r.Parameters...)
 	if err == nil {
 		err = CheckWord(q, "range", overviewRanges()...)
 	}

@@ -224,12 +224,12 @@ func (q *Requests) Latency(since time.Time) (l latency) {
 
 // AdminRoutes returns the routes for operators.
 func (q *Requests) AdminRoutes() []Route {
-	return []Route{{Method: "GET", Path: "/admin/v1/requests", Handle: q.show}}
+	return []Route{{Method: "GET", Path: "/admin/v1/requests", Handle: q.show, Query: []string{"page", "limit", "id", "key", "route", "method", "status", "code", "client", "sandbox"}}}
 }
 
 // show answers with a page of the list, newest first.
 func (q *Requests) show(w http.ResponseWriter, r *Request) error {
-	query, err := r.Query("page", "limit", "id", "key", "route", "method", "status", "code", "client", "sandbox")
+	query, err := r.Query(r.Parameters...)
 	if err = errors.Join(err, CheckWord(query, "sandbox", "true", "false")); err != nil {
 		return err
 	}

@@ -295,7 +295,7 @@ func (s *Sessions) Sweep(now time.Time) error {
 // AdminRoutes returns the routes for sessions.
 func (s *Sessions) AdminRoutes() []Route {
 	return []Route{
-		{Method: "GET", Path: "/admin/v1/sessions", Handle: s.list},
+		{Method: "GET", Path: "/admin/v1/sessions", Handle: s.list, Query: []string{"operator", "page", "limit"}},
 		{Method: "DELETE", Path: "/admin/v1/sessions/:id", Handle: s.remove},
 		{Method: "POST", Path: "/admin/v1/sessions/end", Handle: s.end},
 	}
@@ -313,7 +313,7 @@ var errOthersSessions = ErrPermission.With("Only an admin may see and end the se
 // list answers with the sessions of the caller, or of the operator in the query. Without one, a caller
 // that is not a login gets the sessions of all operators that it may see.
 func (s *Sessions) list(w http.ResponseWriter, r *Request) error {
-	q, err := r.Query("operator", "page", "limit")
+	q, err := r.Query(r.Parameters...)
 	if err != nil {
 		return err
 	}
@@ -404,7 +404,7 @@ func (s *Sessions) remove(w http.ResponseWriter, r *Request) error {
 // end ends the sessions of the caller, or of the operator in the body: all, or all except the one that
 // the request was sent with.
 func (s *Sessions) end(w http.ResponseWriter, r *Request) error {
-	body, err := r.ReadOptionalBody()
+	body, err := r.ReadOptionalFields(OnlyFields("operator", "keep"))
 	if err != nil {
 		return err
 	}

@@ -173,7 +173,7 @@ func (a *Accounts) offerTOTP(w http.ResponseWriter, r *Request) error {
 
 // addTOTP stores the app of an offer, after the app has shown a right code.
 func (a *Accounts) addTOTP(w http.ResponseWriter, r *Request) error {
-	body, err := r.ReadBody()
+	body, err := r.ReadFields(factorBody("ticket", "code", "name"))
 	if err != nil {
 		return err
 	}

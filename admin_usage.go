@@ -27,8 +27,8 @@ func NewUsage(store *Store, keyring *Keyring, history *History) *usage {
 // AdminRoutes returns the routes for operators.
 func (u *usage) AdminRoutes() []Route {
 	return []Route{
-		{Method: "GET", Path: "/admin/v1/usage", Handle: u.all},
-		{Method: "GET", Path: "/admin/v1/keys/:id/history", Handle: u.ofKey},
+		{Method: "GET", Path: "/admin/v1/usage", Handle: u.all, Query: []string{"step", "last", "format", "by", "page", "limit"}, Lists: []string{"key"}},
+		{Method: "GET", Path: "/admin/v1/keys/:id/history", Handle: u.ofKey, Query: []string{"step", "last", "format"}},
 	}
 }
 
@@ -109,7 +109,7 @@ func showPeriod(span period) map[string]any {
 
 // ofKey answers with the history of the key in the path, as JSON or CSV.
 func (u *usage) ofKey(w http.ResponseWriter, r *Request) error {
-	q, err := r.Query("step", "last", "format")
+	q, err := r.Query(r.Parameters...)
 	if err != nil {
 		return err
 	}
@@ -151,7 +151,7 @@ func (u *usage) find(id string) (key *Key, err error) {
 // code, and one page of the keys with the most requests. If the query has the parameter
 // key, the answer has the named keys and their buckets instead of that page.
 func (u *usage) all(w http.ResponseWriter, r *Request) error {
-	q, err := r.Query("step", "last", "format", "by", "page", "limit")
+	q, err := r.Query(r.Parameters...)
 	if err = errors.Join(err, CheckWord(q, "by", "key", "route", "error")); err != nil {
 		return err
 	}

@@ -51,6 +51,10 @@ func (v *verifier) AdminRoutes() []Route {
 	return []Route{{Method: "POST", Path: "/admin/v1/keys/lookup", Handle: v.lookup}}
 }
 
+// questionBody are the members of a request to verify a key. Unlike in the rest of the API, others are refused:
+// a service that misspells permission would be told that a key without the permission is valid.
+var questionBody = OnlyFields("key", "permissions", "permission", "ip", "sandbox", "limit", "cost", "limits")
+
 // question is the body of a request to verify a key.
 type question struct {
 	secret      string      // the key to check
@@ -72,6 +76,9 @@ const maxCost = 10_000
 // question reads a question from the body of a request.
 func (v *verifier) question(body *Body) (q question, err error) {
 	names, one, ip := []string{}, "", ""
+	if err := questionBody.Check(body); err != nil {
+		return q, err
+	}
 	body.String("key", AnyLength, &q.secret)
 	body.Strings("permissions", ListBound{MaxWords, AnyLength}, &names)
 	body.String("permission", AnyLength, &one)
@@ -402,7 +409,7 @@ func earliest(a, b time.Time) time.Time {
 // lookup answers which SHA-256 digests in the request belong to secrets of keys. A program
 // that scans for leaked keys can check a text this way without sending the text.
 func (v *verifier) lookup(w http.ResponseWriter, r *Request) error {
-	body, err := r.ReadBody()
+	body, err := r.ReadFields(OnlyFields("sha256"))
 	if err != nil {
 		return err
 	}

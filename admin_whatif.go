@@ -82,7 +82,7 @@ func triable(rule LimitRule) bool {
 
 // read reads the body of a request.
 func (w *whatIf) read(r *Request) (q trialQuery, err error) {
-	body, err := r.ReadBody()
+	body, err := r.ReadFields(OnlyFields("limits", "key", "owner", "since"))
 	if err != nil {
 		return q, err
 	}

@@ -280,7 +280,7 @@ func (c *calendar) update(w http.ResponseWriter, r *Request) error {
 // readReason returns the reason in the body of a cancellation. It returns "" if
 // the body is empty or has no reason.
 func readReason(r *Request) (reason string, err error) {
-	body, err := r.ReadOptionalBody()
+	body, err := r.ReadOptionalFields(OnlyFields("reason"))
 	if err != nil {
 		return "", err
 	}
@@ -399,7 +399,7 @@ func NewAdminEvents(store *Store) *adminEvents { return &adminEvents{store} }
 // AdminRoutes returns the admin endpoints for events.
 func (d *adminEvents) AdminRoutes() []Route {
 	return []Route{
-		{Method: "GET", Path: "/admin/v1/events", Handle: d.list},
+		{Method: "GET", Path: "/admin/v1/events", Handle: d.list, Query: []string{"page", "limit", "start_date", "end_date", "time_zone", "status", "owner", "sandbox"}},
 		{Method: "POST", Path: "/admin/v1/events", Handle: d.create},
 		{Method: "GET", Path: "/admin/v1/events/:id", Handle: d.get},
 		{Method: "PATCH", Path: "/admin/v1/events/:id", Handle: d.update},
@@ -424,9 +424,8 @@ func readZone(q url.Values) (*time.Location, error) {
 // list answers with the events that overlap a range of days. The event that
 // starts first comes first.
 func (d *adminEvents) list(w http.ResponseWriter, r *Request) error {
-	q, err := r.Query("page", "limit", "start_date", "end_date", "time_zone", "status", "owner", "sandbox")
-	space, bad := ReadSpace(q)
-	if err = errors.Join(err, bad); err != nil {
+	q, space, err := r.SpaceQuery()
+	if err != nil {
 		return err
 	}
 	page, err := ReadPage(q, 25, 1000)
@@ -571,7 +570,7 @@ func (d *adminEvents) update(w http.ResponseWriter, r *Request) error {
 	return d.answer(w, r, http.StatusOK, func(tx *Tx) (event, error) {
 		before, err := findEvent(tx, r.Params.ByName("id"))
 		if err == nil {
-			err = eventBody().Check(body)
+			err = r.CheckFields(body, eventBody())
 		}
 		if err != nil {
 			return before, err

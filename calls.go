@@ -268,7 +268,7 @@ func NewAdminCalls(store *Store) *adminCalls { return &adminCalls{store} }
 // AdminRoutes returns the admin endpoints for calls.
 func (d *adminCalls) AdminRoutes() []Route {
 	return []Route{
-		{Method: "GET", Path: "/admin/v1/calls", Handle: d.list},
+		{Method: "GET", Path: "/admin/v1/calls", Handle: d.list, Query: []string{"page", "limit", "agent_id", "status", "type", "owner", "sandbox"}},
 		{Method: "POST", Path: "/admin/v1/calls", Handle: d.record},
 		{Method: "GET", Path: "/admin/v1/calls/:id", Handle: d.get},
 		{Method: "PATCH", Path: "/admin/v1/calls/:id", Handle: d.update},
@@ -276,9 +276,8 @@ func (d *adminCalls) AdminRoutes() []Route {
 }
 
 func (d *adminCalls) list(w http.ResponseWriter, r *Request) error {
-	q, err := r.Query("page", "limit", "agent_id", "status", "type", "owner", "sandbox")
-	space, bad := ReadSpace(q)
-	if err = errors.Join(err, bad); err != nil {
+	q, space, err := r.SpaceQuery()
+	if err != nil {
 		return err
 	}
 	page, err := ReadPage(q, 25, 1000)
@@ -340,7 +339,11 @@ func (d *adminCalls) update(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
+	fields := callBody(append(callFacts(), "lease_token", "status")...)
 	return changeCall(d.store, w, r, func(tx *Tx, c *call) error {
+		if err := r.CheckFields(body, fields); err != nil {
+			return err
+		}
 		if body.Given("lease_token") {
 			if err := c.CheckLease(body, r.Now); err != nil {
 				return err
@@ -361,7 +364,7 @@ func (d *adminCalls) update(w http.ResponseWriter, r *Request) error {
 // record stores an inbound call. The call may still be in progress or already
 // be over.
 func (d *adminCalls) record(w http.ResponseWriter, r *Request) error {
-	body, err := r.ReadBody()
+	body, err := r.ReadFields(callBody(append(callFacts(), "type", "agent_id", "phone_number", "contact_id", "variables", "owner", "status")...))
 	if err != nil {
 		return err
 	}

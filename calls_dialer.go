@@ -38,10 +38,10 @@ func (d *Dialer) Close() { d.end() }
 func (d *Dialer) AdminRoutes() []Route {
 	return []Route{
 		{Method: "POST", Path: "/admin/v1/calls/claim", Handle: d.claim},
-		{Method: "POST", Path: "/admin/v1/calls/:id/heartbeat", Handle: d.leased(d.heartbeat)},
-		{Method: "POST", Path: "/admin/v1/calls/:id/start", Handle: d.leased(d.start)},
-		{Method: "POST", Path: "/admin/v1/calls/:id/complete", Handle: d.leased(d.complete)},
-		{Method: "POST", Path: "/admin/v1/calls/:id/fail", Handle: d.leased(d.fail)},
+		{Method: "POST", Path: "/admin/v1/calls/:id/heartbeat", Handle: d.leased(d.heartbeat, "lease_seconds")},
+		{Method: "POST", Path: "/admin/v1/calls/:id/start", Handle: d.leased(d.start, append(callFacts(), "lease_seconds")...)},
+		{Method: "POST", Path: "/admin/v1/calls/:id/complete", Handle: d.leased(d.complete, callFacts()...)},
+		{Method: "POST", Path: "/admin/v1/calls/:id/fail", Handle: d.leased(d.fail, callFacts()...)},
 	}
 }
 
@@ -58,7 +58,7 @@ const (
 // wait_seconds for one. The default is 0. If there is still no call, it answers
 // {"call": null}.
 func (d *Dialer) claim(w http.ResponseWriter, r *Request) error {
-	body, err := r.ReadOptionalBody()
+	body, err := r.ReadOptionalFields(OnlyFields("dialer", "lease_seconds", "wait_seconds"))
 	if err != nil {
 		return err
 	}
@@ -126,10 +126,11 @@ func (c call) CheckLease(b *Body, now time.Time) error {
 }
 
 // leased returns a handler that checks the dialer's lease and then calls report
-// to change the call.
-func (d *Dialer) leased(report func(tx *Tx, c *call, b *Body, now time.Time) error) Handler {
+// to change the call. The body has the lease_token and these members.
+func (d *Dialer) leased(report func(tx *Tx, c *call, b *Body, now time.Time) error, members ...string) Handler {
+	fields := callBody(append(members, "lease_token")...)
 	return func(w http.ResponseWriter, r *Request) error {
-		body, err := r.ReadBody()
+		body, err := r.ReadFields(fields)
 		if err != nil {
 			return err
 		}
@@ -300,6 +301,23 @@ func lapse(tx *Tx, now time.Time) (problems, err error) {
 // failReasons returns the allowed values of error_reason (contract 8.2).
 func failReasons() []string {
 	return []string{"twilio-failed-to-connect-call", "no-answer", "busy", "disconnected", "invalid-number", "rejected", "canceled", "failed"}
+}
+
+// callFacts returns the members of a body that readFacts reads.
+func callFacts() []string {
+	return []string{"started_at", "ended_at", "summary", "transcript", "recording_url", "error_reason"}
+}
+
+// callBody returns the members that the body of a call may have, of which those in set have an effect.
+func callBody(set ...string) BodyFields {
+	return BodyFields{
+		Set: set,
+		Shown: []string{
+			"id", "call_id", "agent", "status", "type", "phone_number", "started_at", "ended_at", "duration_seconds", "summary", "transcript", "recording_url",
+			"contact", "team", "billing", "owner", "sandbox", "created_at", "error_reason", "error_message", "lease_until", "dialer", "variables",
+			"prompt_variables", "created_by", "updated_by",
+		},
+	}
 }
 
 // readFacts sets the fields of the call that the body reports, such as its

@@ -84,7 +84,7 @@ func (d *contactDesk) ask(owner, method, target, body string) (int, map[string]a
 	in := httptest.NewRequest(method, target, strings.NewReader(body))
 	in.Header.Set("Content-Type", kind)
 	row, params := d.row(method, in.URL.Path)
-	r := &Request{Request: in, Params: params, Now: d.now, MaxBody: 1 << 20}
+	r := &Request{Request: in, Params: params, Parameters: row.Query, Now: d.now, MaxBody: 1 << 20}
 	if owner != "" {
 		r.Key = &Key{StoredKey: StoredKey{Owner: d.owner(owner), OwnerName: owner}}
 	}

@@ -676,7 +676,7 @@ func (a assignment) save(tx *Tx, owner uint64, now time.Time) error {
 // so only the operator can read it (contract 9).
 func (c *contexts) AdminRoutes() []Route {
 	return []Route{
-		{Method: "GET", Path: "/admin/v1/business-context", Handle: c.business},
+		{Method: "GET", Path: "/admin/v1/business-context", Handle: c.business, Query: []string{"owner", "sandbox"}},
 		{Method: "PATCH", Path: "/admin/v1/business-context", Handle: c.changeBusiness},
 	}
 }
@@ -684,7 +684,7 @@ func (c *contexts) AdminRoutes() []Route {
 // changeBusiness sets values in the business context of an owner. The owner is DefaultOwner if the
 // body names none. If a value is refused, none is stored.
 func (c *contexts) changeBusiness(w http.ResponseWriter, r *Request) error {
-	body, err := r.ReadBody()
+	body, err := r.ReadFields(BodyFields{Set: []string{"owner", "variables", "auto_create_variables"}, Shown: []string{"created_by", "updated_by"}})
 	if err != nil {
 		return err
 	}
@@ -719,9 +719,8 @@ func (c *contexts) changeBusiness(w http.ResponseWriter, r *Request) error {
 }
 
 func (c *contexts) business(w http.ResponseWriter, r *Request) error {
-	q, err := r.Query("owner", "sandbox")
-	_, bad := ReadSpace(q)
-	if err = errors.Join(err, bad); err != nil {
+	q, _, err := r.SpaceQuery()
+	if err != nil {
 		return err
 	}
 	name := cmp.Or(q.Get("owner"), DefaultOwner)

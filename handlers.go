@@ -56,7 +56,8 @@ type Request struct {
 	// the header fields of the answer.
 	Limits []LimitStatus
 
-	query url.Values // the parameters of the query; nil: not read yet, or the query is empty
+	Parameters []string   // the field Query of the Route
+	query      url.Values // the parameters of the query; nil: not read yet, or the query is empty
 }
 
 // Deed returns who makes the request, its action and the object of the action, for the audit log.
@@ -199,6 +200,9 @@ type Route struct {
 	Object func(tx *Tx, key *Key, id string) error
 	// LiveOnly means that the endpoint refuses sandbox keys with ErrSandboxKey.
 	LiveOnly bool
+	// Query are the parameters of the query, and Lists those that may appear more than once. An operator's request with others is
+	// refused, see CheckQuery; the API ignores others.
+	Query, Lists []string
 	// Heavy reports whether a request may read or write very many records, such as a search or an
 	// import. HeavyTurns bounds how many of those run at the same time. nil: no request is heavy.
 	Heavy func(*Request) bool

@@ -113,7 +113,7 @@ func (b *Body) Object(raw json.RawMessage) (*Body, error) {
 	return c, nil
 }
 
-// BodyFields are the members that a body of an admin endpoint may have. The API ignores other members
+// BodyFields are the members that the body of an operator's request may have. The API ignores other members
 // (docs/contract.md, section 1.2); an operator would not notice that a misspelt one has no effect.
 type BodyFields struct {
 	Set []string // members that set something; if it is empty, every member is accepted
@@ -129,12 +129,11 @@ type BodyFields struct {
 
 // check returns ErrValidation for the first member that the body must not have, with its name.
 func (f BodyFields) check(b *Body) (name string, err error) {
-	if len(f.Set) == 0 {
+	if len(f.Set) == 0 || len(f.Items) == 0 && f.allow(b) {
 		return "", nil
 	}
 	for _, name := range b.Names() {
-		whole, brief := f.Brief[name]
-		if !slices.Contains(f.Set, name) && !slices.Contains(f.Shown, name) && !(brief && b.Has(whole)) {
+		if !f.allows(b, name) {
 			return name, UnknownField(name, f.Set)
 		}
 		fields, ok := f.Items[name]
@@ -152,22 +151,59 @@ func (f BodyFields) check(b *Body) (name string, err error) {
 	return "", nil
 }
 
+// allows reports whether b may have a member with this name.
+func (f BodyFields) allows(b *Body, name string) bool {
+	whole, brief := f.Brief[name]
+	return slices.Contains(f.Set, name) || slices.Contains(f.Shown, name) || brief && b.Has(whole)
+}
+
+// allow reports whether b may have all its members. It allocates nothing.
+func (f BodyFields) allow(b *Body) bool {
+	for name := range b.fields {
+		if !f.allows(b, name) {
+			return false
+		}
+	}
+	return true
+}
+
+// OnlyFields are the members of a request that does something and stores no record.
+func OnlyFields(names ...string) BodyFields { return BodyFields{Set: names} }
+
 // UnknownField returns the error for a member called name, if only known can be set.
 func UnknownField(name string, known []string) error {
 	return ErrValidation.With("There is no field %q. The fields are %s.", name, strings.Join(known, ", "))
 }
 
-// ReadFields is like ReadBody, and it returns the error of fields.Check.
+// ReadFields is like ReadBody, and it returns the error of CheckFields.
 func (r *Request) ReadFields(fields BodyFields) (*Body, error) {
 	body, err := r.ReadBody()
 	if err != nil {
 		return nil, err
 	}
-	return body, fields.Check(body)
+	return body, r.CheckFields(body, fields)
 }
 
-// Check returns ErrValidation if the body has a member that it must not have. A request that changes a
-// record calls it after the record is found, because an unknown record is 404 whatever the body.
+// ReadOptionalFields is like ReadOptionalBody, and it returns the error of CheckFields.
+func (r *Request) ReadOptionalFields(fields BodyFields) (*Body, error) {
+	body, err := r.ReadOptionalBody()
+	if err != nil {
+		return nil, err
+	}
+	return body, r.CheckFields(body, fields)
+}
+
+// CheckFields returns ErrValidation if the body of an operator's request has a member that it must not
+// have. It returns nil for a request with a key. A request that changes a record calls it after the record
+// is found, because an unknown record is 404 whatever the body.
+func (r *Request) CheckFields(b *Body, fields BodyFields) error {
+	if r.Key != nil {
+		return nil
+	}
+	return fields.Check(b)
+}
+
+// Check returns ErrValidation if the body has a member that it must not have.
 func (f BodyFields) Check(b *Body) error {
 	_, err := f.check(b)
 	return err

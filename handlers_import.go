@@ -130,6 +130,10 @@ func (f ImportForm) json(data []byte) ([]*ImportRow, error) {
 	if !body.Given(f.Name) {
 		return nil, ErrMissing.With("%s is missing. Send an array of objects, or {\"%s\": [...]}.", f.Name, f.Name)
 	}
+	// The members of a list are accepted, so that it can be sent back as it was answered. Others are not: dry_run is a parameter.
+	if err := (BodyFields{Set: []string{f.Name}, Shown: []string{"count", "page", "limit", "pages"}}).Check(body); err != nil {
+		return nil, err
+	}
 	var list []json.RawMessage
 	if !body.read(f.Name, "an array of objects", &list) {
 		return nil, body.Err()
@@ -369,10 +373,13 @@ type ImportBatch struct {
 // ErrUndo makes a transaction discard its changes. It is not reported to anybody.
 var ErrUndo = errors.New("undo")
 
+// ImportParameters are the parameters of the query of an import. Batch refuses those that do not suit what is imported.
+func ImportParameters() []string { return []string{"dry_run", "update_by", "skip_duplicates", "owner"} }
+
 // Batch reads the parameters and the rows of an import.
 func (f ImportForm) Batch(r *Request) (*ImportBatch, error) {
 	b := &ImportBatch{Form: f}
-	q, err := r.Query("dry_run", "update_by", "skip_duplicates", "owner")
+	q, err := r.Query(r.Parameters...)
 	if err = errors.Join(err, CheckWord(q, "dry_run", "true", "false"), CheckWord(q, "skip_duplicates", "true", "false")); err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"maps"
 	"net/url"
 	"slices"
 	"strings"
@@ -33,6 +34,26 @@ func (r *Request) CheckQuery() (err error) {
 	return invalidQuery(err)
 }
 
+// CheckQuery returns ErrValidation if the query of an operator's request has a parameter that the route does not have, or cannot
+// be read: nobody would notice that a misspelt filter selects everything, or that dry_run belongs into the body. Endpoints outside
+// of /admin/v1, such as /metrics, are asked by programs that add parameters of their own.
+func (r Route) CheckQuery(q *Request) error {
+	if err := q.CheckQuery(); err != nil || !strings.HasPrefix(r.Path, "/admin/v1/") {
+		return err
+	}
+	for _, name := range slices.Sorted(maps.Keys(q.query)) {
+		if slices.Contains(r.Query, name) || slices.Contains(r.Lists, name) {
+			continue
+		}
+		known := slices.Concat(r.Query, r.Lists)
+		if len(known) == 0 {
+			return ErrValidation.With("There is no query parameter %q: %s %s has none.", name, r.Method, r.Path)
+		}
+		return ErrValidation.With("There is no query parameter %q. The parameters are %s.", name, strings.Join(known, ", "))
+	}
+	return nil
+}
+
 // Query returns the parameters of the query that names lists. A parameter with an empty value counts
 // as not sent. Query returns ErrValidation if the query cannot be read or if one of these parameters
 // appears more than once. Other parameters are ignored (docs/contract.md, section 1.2).
@@ -63,13 +84,9 @@ func invalidQuery(err error) error {
 // owners for the operator has the parameter sandbox, which is "true" or "false".
 func WantsSandbox(q url.Values) bool { return q.Get("sandbox") == "true" }
 
-// recordQuery returns the parameters of the query for a list of records and the space of the list. owned means that owners have the records.
-func (r *Request) recordQuery(filters []string, owned bool) (q url.Values, space Space, err error) {
-	names := append([]string{"page", "limit"}, filters...)
-	if owned {
-		names = append(names, "sandbox")
-	}
-	if q, err = r.Query(names...); err == nil && owned {
+// SpaceQuery is like Query for an operator's list of records of owners. It also returns the space of the list.
+func (r *Request) SpaceQuery() (q url.Values, space Space, err error) {
+	if q, err = r.Query(r.Parameters...); err == nil {
 		space, err = ReadSpace(q)
 	}
 	return q, space, err

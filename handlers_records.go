@@ -58,10 +58,14 @@ func (c *AdminRecords[T]) Routes() []Route {
 	if c.Path != "" {
 		path = "/admin/v1/" + c.Path
 	}
+	parameters := append([]string{"page", "limit"}, c.Filters...)
+	if c.Table.Owner != nil {
+		parameters = append(parameters, "sandbox")
+	}
 	rows := []Route{
-		{Method: "GET", Path: path, Handle: c.list, Heavy: HeavyWith(c.Filters...)},
+		{Method: "GET", Path: path, Handle: c.list, Heavy: HeavyWith(c.Filters...), Query: parameters},
 		{Method: "POST", Path: path, Handle: c.create},
-		{Method: "POST", Path: path + "/import", Handle: c.load, Slow: true, Heavy: HeavyAlways},
+		{Method: "POST", Path: path + "/import", Handle: c.load, Slow: true, Heavy: HeavyAlways, Query: ImportParameters()},
 		{Method: "GET", Path: path + "/:id", Handle: c.get},
 		{Method: "PATCH", Path: path + "/:id", Handle: c.update},
 	}
@@ -73,7 +77,7 @@ func (c *AdminRecords[T]) Routes() []Route {
 
 // list answers with one page of the records, newest first.
 func (c *AdminRecords[T]) list(w http.ResponseWriter, r *Request) error {
-	q, space, err := r.recordQuery(c.Filters, c.Table.Owner != nil)
+	q, space, err := r.SpaceQuery()
 	if err != nil {
 		return err
 	}
@@ -172,7 +176,7 @@ func (c *AdminRecords[T]) update(w http.ResponseWriter, r *Request) error {
 	shown, err := c.save(r, body, func(tx *Tx) (*T, error) {
 		old, err := c.Table.Get(tx, IDKey(id))
 		if err == nil {
-			err = c.Body.Check(body)
+			err = r.CheckFields(body, c.Body)
 		}
 		return &old, err
 	})

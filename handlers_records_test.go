@@ -220,8 +220,9 @@ func TestRecords_Search(t *testing.T) {
 }
 
 // TestRecords_UnknownFields wants a member that an admin endpoint does not know refused by its name: in the
-// body of each record, in rows of imports, by the commands and inside of arrays. What openapi.json
-// names is accepted, in requests and as part of a record that is sent back.
+// body of every operation, in rows of imports and beside them, by the commands, inside of arrays, and by the
+// one endpoint of the API that is as strict. What openapi.json names is accepted, in requests and as part of a
+// record that is sent back.
 func TestRecords_UnknownFields(t *testing.T) {
 	b := newDashboard(t)
 	doc, err := description()
@@ -233,56 +234,64 @@ func TestRecords_UnknownFields(t *testing.T) {
 	const unknown = "There is no field"
 	send := func(method, path, body string) string {
 		path = strings.NewReplacer("keys/{id}", "keys/"+id, "{id}", "1").Replace(path)
+		if strings.HasPrefix(path, "/admin/v1/factors") || path == "/admin/v1/confirm" { // about the login that asks
+			return b.operateBy(method, path, body).Body.String()
+		}
 		return askDoor(b.local, method, path, body).Body.String()
 	}
-	wantKnown := func(method, path, name string) {
-		value, about := "null", name
-		if name == "phone" { // it repeats a part of phone_numbers
-			value, about = `null, "phone_numbers": []`, "phone"
-		}
-		if said := send(method, path, fmt.Sprintf("{%q: %s}", name, value)); strings.Contains(said, unknown) {
-			t.Errorf("%s %s with %s: got %s", method, path, about, said)
-		}
-	}
-	seen := 0
-	for _, kind := range strings.Fields("keys agents contacts teams owners do-not-call schedules events variables webhooks tokens") {
-		for _, path := range []string{"/admin/v1/" + kind, "/admin/v1/" + kind + "/{id}"} {
-			item := doc.Paths.Value(path)
-			if item == nil {
+	b.operateBy("POST", "/admin/v1/confirm", `{"password": "`+operatorPassword+`"}`)
+	seen, imports := 0, 0
+	for path, item := range doc.Paths.Map() {
+		for method, op := range item.Operations() {
+			if !strings.HasPrefix(path, "/admin/v1/") || op.RequestBody == nil {
 				continue
 			}
-			for method, op := range item.Operations() {
-				if method != "POST" && method != "PATCH" {
+			if kind, found := strings.CutSuffix(path, "/import"); found {
+				imports++
+				name := strings.ReplaceAll(strings.TrimPrefix(kind, "/admin/v1/"), "do-not-call", "do_not_call")
+				if said := send("POST", path, `[{"surplus": 1}]`); !strings.Contains(said, unknown) || !strings.Contains(said, `"column":"surplus"`) {
+					t.Errorf("POST %s: got %s, want the unknown field refused with its name", path, said)
+				}
+				if said := send("POST", path+"?dry_run=true", `[{"surplus": 1}]`); !strings.Contains(said, `"importable":false`) {
+					t.Errorf("POST %s: got %s, want a dry run that says so", path, said)
+				}
+				if said := send("POST", path, fmt.Sprintf(`{%q: [], "dry_run": true}`, name)); !strings.Contains(said, unknown+` \"dry_run\". The fields are `+name) {
+					t.Errorf("POST %s: got %s, want the unknown field refused beside the rows", path, said)
+				}
+				if said := send("POST", path, fmt.Sprintf(`{%q: 1, "count": 0, "page": 1, "limit": 50, "pages": 0}`, name)); strings.Contains(said, unknown) {
+					t.Errorf("POST %s: got %s, want a list accepted as it was answered", path, said)
+				}
+				continue
+			}
+			seen++
+			members := map[string]any{"zzz_surplus": 1} // the last one in the order in which they are checked
+			for at, content := range contentsOf(op) {
+				record := method == "PATCH" || strings.Count(path, "/") == 3 && at != "body" && path != "/admin/v1/apply" && path != "/admin/v1/confirm"
+				schema := schemaOf(content)
+				if schema == nil || at != "body" && (at[0] != '2' || !record) {
 					continue
 				}
-				seen++
-				if said := send(method, path, `{"surplus": 1}`); !strings.Contains(said, unknown+` \"surplus\". The fields are `) {
-					t.Errorf("%s %s: got %s, want the unknown field refused", method, path, said)
-				}
-				for at, content := range contentsOf(op) {
-					schema := schemaOf(content)
-					if at != "body" && at[0] != '2' || schema == nil {
-						continue
-					}
-					for name := range schema.Properties {
-						if name != "key" && name != "token" && name != "secret" { // only those who create something get these
-							wantKnown(method, path, name)
-						}
+				for name := range schema.Properties {
+					if at == "body" || name != "key" && name != "token" && name != "secret" && name != "recovery_codes" { // those who create something get these
+						members[name] = nil
 					}
 				}
 			}
-		}
-		if path := "/admin/v1/" + kind + "/import"; doc.Paths.Value(path) != nil {
-			if said := send("POST", path, `[{"surplus": 1}]`); !strings.Contains(said, unknown) || !strings.Contains(said, `"column":"surplus"`) {
-				t.Errorf("POST %s: got %s, want the unknown field refused with its name", path, said)
-			}
-			if said := send("POST", path+"?dry_run=true", `[{"surplus": 1}]`); !strings.Contains(said, `"importable":false`) {
-				t.Errorf("POST %s: got %s, want a dry run that says so", path, said)
+			body, _ := json.Marshal(members)
+			if said := send(method, path, string(body)); !strings.Contains(said, unknown+` \"zzz_surplus\". The fields are `) {
+				t.Errorf("%s %s with %s: got %s, want the unknown field refused, and no other", method, path, body, said)
 			}
 		}
 	}
-	if seen != 21 {
-		t.Errorf("got %d operations", seen)
+	if seen < 50 || imports < 8 {
+		t.Errorf("got %d operations and %d imports", seen, imports)
+	}
+	_, asker := b.key(`["can_verify_keys"]`)
+	if w := b.ask("POST", "/api/v1/verify", asker, `{"key": "klen_a", "permision": "can_read_calls"}`); w.Code != 400 || !strings.Contains(w.Body.String(), unknown+` \"permision\"`) {
+		t.Errorf("got %d %s for a misspelt permission, want it refused", w.Code, w.Body)
+	}
+	if w := b.ask("POST", "/api/webhooks/create", asker, `{"surplus": 1}`); strings.Contains(w.Body.String(), unknown) {
+		t.Errorf("got %s, want the API to ignore unknown fields", w.Body)
 	}
 	for _, tt := range []struct{ path, body, want string }{
 		{"contacts", `{"first_name": "A", "phone": "+4930555010"}`, unknown + ` \"phone\"`},

@@ -66,7 +66,7 @@ const clearedAtOnce = 500
 // reset deletes everything in the sandbox of an owner. Its keys stay valid, and the next request with one of them fills the
 // sandbox again. The audit entry is part of the last transaction.
 func (s *Sandboxes) reset(w http.ResponseWriter, r *Request) error {
-	body, err := r.ReadBody()
+	body, err := r.ReadFields(OnlyFields("owner"))
 	if err != nil {
 		return err
 	}

@@ -285,7 +285,7 @@ func (s *Server) begin(w http.ResponseWriter, r *http.Request, p httprouter.Para
 	now := s.o.Clock.Now()
 	x := s.spare.take() // set field by field, because a literal of this size would be copied
 	x.ResponseWriter, x.Route, x.draft = w, row.Path, s.o.DraftHeaders
-	x.Request.Request, x.Params, x.MaxBody, x.Finishes = r, p, s.o.MaxBody, row.Finishes
+	x.Request.Request, x.Params, x.MaxBody, x.Finishes, x.Parameters = r, p, s.o.MaxBody, row.Finishes, row.Query
 	x.began, x.Now, x.Steady = now, now, s.o.Clock.Steady(now)
 	x.Earliest, x.Latest = s.o.Clock.Bounds(now)
 	x.Request.Limits = x.limits[:0]
@@ -856,6 +856,9 @@ func (s *Server) operated(row Route, identify identifier) httprouter.Handle {
 			conns.MarkKeyed(r.Context())
 		}
 		if err = permit(x, endpoint); err == nil {
+			err = row.CheckQuery(&x.Request)
+		}
+		if err == nil {
 			err = s.handle(x, row)
 		}
 	}

@@ -217,6 +217,14 @@ func TestOpenAPI_Routes(t *testing.T) {
 		if says("x-limit") != row.Spends {
 			t.Errorf("%s %s: x-limit is %q, the program spends %q", row.Method, path, says("x-limit"), row.Spends)
 		}
+		if told, taken := queryOf(item, op), slices.Sorted(slices.Values(slices.Concat(row.Query, row.Lists))); strings.HasPrefix(path, "/admin/v1/") {
+			if strings.HasSuffix(path, "/import") { // each of them says what is wrong with those that it does not take
+				taken = slices.DeleteFunc(taken, func(name string) bool { return !slices.Contains(told, name) })
+			}
+			if !slices.Equal(told, taken) {
+				t.Errorf("%s %s: openapi.json has the parameters %q, the program %q", row.Method, path, told, taken)
+			}
+		}
 	}
 	for path, item := range doc.Paths.Map() {
 		for method := range item.Operations() {
@@ -225,6 +233,17 @@ func TestOpenAPI_Routes(t *testing.T) {
 			}
 		}
 	}
+}
+
+// queryOf returns the names of the parameters in the query of an operation, in alphabetical order.
+func queryOf(item *openapi3.PathItem, op *openapi3.Operation) (names []string) {
+	for _, p := range slices.Concat(item.Parameters, op.Parameters) {
+		if p.Value.In == "query" {
+			names = append(names, p.Value.Name)
+		}
+	}
+	slices.Sort(names)
+	return names
 }
 
 func TestOpenAPI_Served(t *testing.T) {

@@ -145,7 +145,7 @@ func TokenTables() []Checked { return []Checked{&TokenTable} }
 // AdminRoutes returns the endpoints that manage admin tokens.
 func (t *Tokens) AdminRoutes() []Route {
 	return []Route{
-		{Method: "GET", Path: "/admin/v1/tokens", Handle: t.list},
+		{Method: "GET", Path: "/admin/v1/tokens", Handle: t.list, Query: []string{"page", "limit", "ends_soon"}},
 		{Method: "POST", Path: "/admin/v1/tokens", Handle: t.create},
 		{Method: "POST", Path: "/admin/v1/tokens/:id/revoke", Handle: t.revoke},
 		{Method: "POST", Path: "/admin/v1/tokens/:id/rotate", Handle: t.rotate},
@@ -343,7 +343,7 @@ func (t *Token) Fill(body *Body, now time.Time) error {
 
 // list answers with a page of the tokens, newest first.
 func (t *Tokens) list(w http.ResponseWriter, r *Request) error {
-	q, err := r.Query("page", "limit", "ends_soon")
+	q, err := r.Query(r.Parameters...)
 	if err = errors.Join(err, CheckWord(q, "ends_soon", "true")); err != nil {
 		return err
 	}
@@ -404,7 +404,7 @@ func (t *Tokens) rotate(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	body, err := r.ReadOptionalBody()
+	body, err := r.ReadOptionalFields(OnlyFields("overlap_seconds"))
 	if err != nil {
 		return err
 	}

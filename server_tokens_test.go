@@ -266,10 +266,10 @@ func TestTokens_EndWithMaker(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			b := newDashboard(t)
 			b.operate(201, "POST", "/admin/v1/operators", `{"name": "bea", "password": "`+operatorPassword+`"}`)
-			secretOf := func(s *browser, path string) string {
+			secretOf := func(s *browser, path, body string) string {
 				t.Helper()
 				s.prove()
-				w := s.json("POST", path, `{"name": "t"}`)
+				w := s.json("POST", path, body)
 				if w.Code != 201 && w.Code != 200 {
 					t.Fatalf("%s: got %d %s", path, w.Code, w.Body)
 				}
@@ -288,9 +288,9 @@ func TestTokens_EndWithMaker(t *testing.T) {
 				return s
 			}
 			other, bea := login("ann"), login("bea")
-			own, of := secretOf(b, "/admin/v1/tokens"), secretOf(other, "/admin/v1/tokens")
-			first := secretOf(other, "/admin/v1/tokens")
-			later := secretOf(bea, "/admin/v1/tokens/3/rotate")
+			create := func(s *browser) string { return secretOf(s, "/admin/v1/tokens", `{"name": "t"}`) }
+			own, of, first := create(b), create(other), create(other)
+			later := secretOf(bea, "/admin/v1/tokens/3/rotate", "")
 			socket := b.operate(201, "POST", "/admin/v1/tokens", `{"name": "socket"}`)["token"].(string)
 			if made := b.operate(200, "GET", "/admin/v1/tokens", "")["tokens"].([]any)[2].(map[string]any); made["made_by"] != "operator 1 Ann" {
 				t.Errorf("got %v, want that it was made by operator 1", made)

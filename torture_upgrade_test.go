@@ -433,8 +433,15 @@ func (u *upgrade) ask(p *program.Server) {
 		"agents": "agents", "calls": "calls", "contacts": "contacts", "do-not-call": "do_not_call", "events": "events", "keys": "keys", "operators": "operators", "owners": "owners",
 		"schedules": "schedules", "teams": "teams", "tokens": "admin_tokens", "webhooks": "webhooks",
 	} {
+		query := "?limit=1"
+		switch path {
+		case "events":
+			query += "&start_date=2026-02-01&end_date=2026-03-01"
+		case "operators": // all at once
+			query = ""
+		}
 		var list struct{ Count uint64 }
-		if err := p.Socket().Do(context.Background(), "GET", "/admin/v1/"+path+"?limit=1&start_date=2026-02-01&end_date=2026-03-01", nil, &list); err != nil || list.Count != u.counts[table] {
+		if err := p.Socket().Do(context.Background(), "GET", "/admin/v1/"+path+query, nil, &list); err != nil || list.Count != u.counts[table] {
 			u.Errorf("%s: got %d, %v; want %d", path, list.Count, err, u.counts[table])
 		}
 	}

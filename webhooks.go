@@ -64,7 +64,7 @@ func (h *WebhookAdmin) Routes() []Route {
 		{Method: "PATCH", Path: "/api/webhooks/:id/update", Handle: h.update, Object: webhookExists},
 		{Method: "DELETE", Path: "/api/webhooks/:id/delete", Handle: h.remove, Finishes: true, Object: webhookExists},
 		{Method: "POST", Path: "/api/webhooks/:id/test", Handle: h.test, Object: webhookExists},
-		{Method: "GET", Path: "/api/webhooks/:id/logs", Handle: h.logs, Object: webhookExists},
+		{Method: "GET", Path: "/api/webhooks/:id/logs", Handle: h.logs, Query: []string{"page", "limit"}, Object: webhookExists},
 	}
 }
 
@@ -72,7 +72,7 @@ func (h *WebhookAdmin) Routes() []Route {
 // operator creates without naming an owner receives the events of all owners.
 func (h *WebhookAdmin) AdminRoutes() []Route {
 	return []Route{
-		{Method: "GET", Path: "/admin/v1/webhooks", Handle: h.listAll},
+		{Method: "GET", Path: "/admin/v1/webhooks", Handle: h.listAll, Query: []string{"page", "limit", "failing", "sandbox"}},
 		{Method: "POST", Path: "/admin/v1/webhooks", Handle: h.create},
 		{Method: "GET", Path: "/admin/v1/webhooks/:id", Handle: h.get},
 		{Method: "PATCH", Path: "/admin/v1/webhooks/:id", Handle: h.update},
@@ -80,7 +80,7 @@ func (h *WebhookAdmin) AdminRoutes() []Route {
 		{Method: "POST", Path: "/admin/v1/webhooks/:id/test", Handle: h.test},
 		{Method: "POST", Path: "/admin/v1/webhooks/:id/redeliver", Handle: h.redeliver},
 		{Method: "POST", Path: "/admin/v1/webhooks/:id/retry-failed", Handle: h.retryFailed},
-		{Method: "GET", Path: "/admin/v1/webhooks/:id/logs", Handle: h.logs},
+		{Method: "GET", Path: "/admin/v1/webhooks/:id/logs", Handle: h.logs, Query: []string{"page", "limit", "failed"}},
 		{Method: "GET", Path: "/admin/v1/webhooks/:id/logs/:entry", Handle: h.entry},
 		{Method: "POST", Path: "/admin/v1/webhooks/release", Handle: h.release},
 	}
@@ -118,27 +118,20 @@ func (h *WebhookAdmin) find(tx *Tx, r *Request) (webhook, error) {
 	return w, err
 }
 
-// checkBody returns ErrValidation if the body of a webhook has a member that it must not have. The API
-// ignores such members, so only the request of an operator is checked.
-func checkBody(r *Request, body *Body) error {
-	if r.Key != nil {
-		return nil
-	}
+// webhookBody returns the members that the body of a webhook may have.
+func webhookBody() BodyFields {
 	return BodyFields{
 		Set: []string{"name", "url", "subscribed_events", "is_active", "owner"},
 		Shown: []string{
 			"id", "message", "sandbox", "resources", "disabled_reason", "failing_since", "last_attempt", "next_attempt_at", "dropped", "waiting", "waiting_bytes",
 			"created_at", "created_by", "updated_at", "updated_by",
 		},
-	}.Check(body)
+	}
 }
 
 func (h *WebhookAdmin) create(w http.ResponseWriter, r *Request) error {
-	body, err := r.ReadBody()
+	body, err := r.ReadFields(webhookBody())
 	if err != nil {
-		return err
-	}
-	if err := checkBody(r, body); err != nil {
 		return err
 	}
 	var secret string
@@ -318,7 +311,7 @@ func (h *WebhookAdmin) update(w http.ResponseWriter, r *Request) error {
 	return h.answer(w, r, func(tx *Tx) (map[string]any, error) {
 		hook, err := h.find(tx, r)
 		if err == nil {
-			err = checkBody(r, body)
+			err = r.CheckFields(body, webhookBody())
 		}
 		if err != nil {
 			return nil, err
@@ -493,9 +486,8 @@ func (h *WebhookAdmin) list(w http.ResponseWriter, r *Request) error {
 }
 
 func (h *WebhookAdmin) listAll(w http.ResponseWriter, r *Request) error {
-	q, err := r.Query("page", "limit", "failing", "sandbox")
-	space, bad := ReadSpace(q)
-	if err = errors.Join(err, CheckWord(q, "failing", "true"), bad); err != nil {
+	q, space, err := r.SpaceQuery()
+	if err = errors.Join(err, CheckWord(q, "failing", "true")); err != nil {
 		return err
 	}
 	page, err := ReadPage(q, 25, 1000)
@@ -574,7 +566,7 @@ func (h *WebhookAdmin) get(w http.ResponseWriter, r *Request) error {
 // test sends a sample event to the webhook and answers with the outcome. The field event_type
 // selects one of the events that the webhook subscribes to. Without it, the first of them is sent.
 func (h *WebhookAdmin) test(w http.ResponseWriter, r *Request) error {
-	body, err := r.ReadOptionalBody()
+	body, err := r.ReadOptionalFields(OnlyFields("event_type"))
 	if err != nil {
 		return err
 	}
@@ -611,11 +603,7 @@ func (h *WebhookAdmin) test(w http.ResponseWriter, r *Request) error {
 // logs answers with a page of the log. The operator can have only the entries whose deliveries have
 // failed for good.
 func (h *WebhookAdmin) logs(w http.ResponseWriter, r *Request) error {
-	names := []string{"page", "limit"}
-	if r.Key == nil {
-		names = append(names, "failed")
-	}
-	q, err := r.Query(names...)
+	q, err := r.Query(r.Parameters...)
 	if err = errors.Join(err, CheckWord(q, "failed", "true", "false")); err != nil {
 		return err
 	}
@@ -722,7 +710,7 @@ func (h *WebhookAdmin) retryFailed(w http.ResponseWriter, r *Request) error {
 // release makes the Sender send again after a restore has held the webhooks back. With
 // discard it first deletes the deliveries that were pending at the time of the restore.
 func (h *WebhookAdmin) release(w http.ResponseWriter, r *Request) error {
-	body, err := r.ReadOptionalBody()
+	body, err := r.ReadOptionalFields(OnlyFields("discard"))
 	if err != nil {
 		return err
 	}
@@ -750,7 +738,7 @@ func (h *WebhookAdmin) release(w http.ResponseWriter, r *Request) error {
 // redeliver queues the delivery of a log entry again, with the same bytes and the same delivery id. If
 // it is the first pending delivery, it is tried now.
 func (h *WebhookAdmin) redeliver(w http.ResponseWriter, r *Request) error {
-	body, err := r.ReadBody()
+	body, err := r.ReadFields(OnlyFields("log_id"))
 	if err != nil {
 		return err
 	}

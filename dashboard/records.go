@@ -173,14 +173,23 @@ func (v *pageRequest) linksOf(p *recordPages) (list []pageLink) {
 }
 
 func (p *recordPages) list(v *pageRequest) {
-	var names []string
+	var names, hidden []string
 	for _, f := range p.Filters {
 		names = append(names, f.Name)
+		if f.Kind == fieldHidden {
+			hidden = append(hidden, f.Name)
+		}
+	}
+	asked := func(name, value string) string {
+		if slices.Contains(hidden, name) {
+			return ""
+		}
+		return value
 	}
 	query := v.query
 	t := recordList{Kind: p, Links: v.linksOf(p), Creatable: p.makes() && v.may(p.creates())}
 	var fault *Fault
-	t.listPage, fault = v.list("/admin/v1/"+p.API+"?"+p.Always.Encode(), p.Rows, names...)
+	t.listPage, fault = v.listAs("/admin/v1/"+p.API+"?"+p.Always.Encode(), p.Rows, asked, names...)
 	t.Filtered = slices.ContainsFunc(p.Filters, func(f formField) bool { return f.Kind != fieldHidden && query.Get(f.Name) != "" })
 	t.Inputs = v.inputs(p.Filters, fillBy(func(f formField) string { return query.Get(f.Name) }), fault)
 	for _, row := range t.listPage.Rows {
@@ -395,13 +404,15 @@ func (v *pageRequest) list(path, rows string, filters ...string) (t listPage, e 
 }
 
 // listAs does the same as list, but asks the admin endpoint for what asked returns for the name and the value
-// of a filter.
+// of a filter, and for nothing if that is "".
 func (v *pageRequest) listAs(path, rows string, asked func(name, value string) string, filters ...string) (t listPage, e *Fault) {
 	q := url.Values{"limit": {"25"}}
 	given := v.query
 	for _, name := range append(filters, "page") {
 		if value := given.Get(name); value != "" {
-			q.Set(name, asked(name, value))
+			if value = asked(name, value); value != "" {
+				q.Set(name, value)
+			}
 			t.Filtered = t.Filtered || name != "page"
 		}
 	}
