@@ -89,14 +89,19 @@ step "builds for Linux, Windows and macOS" builds
 [ -n "$quick" ] || LATCHKEY_TEST_PROGRAM="$built/latchkey" step "the guard before the routers of others" go test -C tests/routers .
 spread=". ./tests"
 # Tests that do one thing after the other run without the race detector, which would take most of the time for
-# them and find nothing: walks over all pages, routes, commands or damages, and comparisons with a model. So do
-# those that drive the built program, which is without it, and those that count allocations, which it changes.
-walks='^latchkey(/tests\.|\.Test(Browser|Program_|Roles_|Dashboard_EveryQuery|Output_|Damage_|OpenAPI_|Passwords_EveryWay'
-walks="$walks|Operators_Faults|OIDC_Lies|Guesses_KnownBrowser|Keyring_(List|ListKept|CacheIsBounded|RotationModel|Holders)\$"
-walks="$walks|Searches_|Find\$|AuditFilter_Page|Limiter_(SpendAll|Crash)|Guards_Variants|Storage_Walk|Lengths|EventQuery"
-walks="$walks|Router_HEAD|Page_|Lists_Model|KeyQuery_Many|AddLists|Server_(PermissionMatrix|Combinations|NothingByGET)|Owners_Counters"
-walks="$walks|Registry_|Forms_|AddrText_|Explainer_|Upgrade|Migrate_|Context_Bounds|Layers|Secrets_Everywhere|Pages_Hostile"
-walks="$walks|History_Ranked|Imports_EveryWayIn|KeyImport_DryRun|RecordBytes_|WriteOwnFields_|\w+_\w*Allocations))"
+# them and find nothing: walks over pages, routes, commands or damages, and comparisons with a model. So do those
+# that drive the built program, which is without it, and those that count allocations, which it changes.
+# TestServer_EveryRouteAtOnce makes requests to all routes and pages at the same time, with the race detector.
+# TestScript_Races wants it for every test that starts goroutines.
+walks='^latchkey(/tests\.|\.(Test(Browser|Program_)|Test\w+_\w*Allocations|Test('
+walks="$walks(Passwords_EveryWay|Server_(PermissionMatrix|Combinations|NothingByGET|StatesAndOwners|OthersAreMissing|rowLimits)|Keyring_(Cache|Rotation)\w+)\$"
+walks="$walks|Keyring_(List(Kept|Damaged)?|Holders|DamageReachesCaller)\$|Limiter_(SpendAll|Crash)\$|Store_(Undo|DamageReachesCaller)\$|Clock_(Rows|Scripts)\$"
+walks="$walks|Operators_(Faults|Invitation)|OIDC_Lies|Guesses_KnownBrowser|Guards_Variants|Storage_Walk|Router_HEAD|Lists_Model|KeyQuery_Many|AddLists"
+walks="$walks|AddrText_|AuditFilter_Page|Audit_|Apply_|Availability_|Commands_|Context_Bounds|Cluster_UsageBounds|Damage_|Display_|EventQuery|Explainer_"
+walks="$walks|Find(_|\$)|FoldLetter_|Forms_|Histor(ies\$|y_Ranked)|Imports_|KeyImport_|(Key|Contact|Hook|Owner)?Pages?_|KeysImport_|Layers|Lengths|Migrate_"
+walks="$walks|Numbers_|OpenAPI_|Outbox_Property|Output_|Passkeys_|Records_|RecordBytes_|Reference|Registry_|Request_Every|Resources_|Rights_|Roles_"
+walks="$walks|RowCache_|Sandbox_|Schedules_|Scope_|Searches_|Secrets_Everywhere|SeedDemo_|Tokens_|Upgrade|WhatIf_|WriteOwnFields_"
+walks="$walks|Owners_[A-Z]|Dashboard_(Every|Spaces)|Factors_)))"
 [ $# = 0 ] || spread= walks= # other arguments can be of every kind
 # shellcheck disable=SC2086 # $quick and $race are empty or words
 LATCHKEY_TEST_PROGRAM="$built/latchkey" LATCHKEY_TEST_CLUSTER="$built/latchkey-cluster" go run ./internal/testwatch -stuck "${STUCK:-2m}" -spread "$spread" -plain "$walks" -- -vet=off $race -timeout 30m $quick "$@" ./...

@@ -21,7 +21,7 @@ import (
 
 // The number of tests that one process runs. The longest tests are among those without the race detector.
 const (
-	chunkSize      = 8
+	chunkSize      = 16
 	plainChunkSize = 2
 )
 
