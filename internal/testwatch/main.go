@@ -8,7 +8,7 @@
 // of their goroutines. If the environment variable CI is set, a skipped test fails the run.
 //
 // With -spread FOLDERS the tests of the packages in those folders run beside those of all other packages, in
-// as many processes side by side as there are cores.
+// one process more than there are cores, since many tests wait for something.
 package main
 
 import (
@@ -134,7 +134,7 @@ func (w *watch) test(some parted, args []string) error {
 		return err
 	}
 	defer func() { _ = os.RemoveAll(temporary) }()
-	s := spread{folders: some.folders, workers: max(runtime.NumCPU(), 1), args: args[:last], into: temporary}
+	s := spread{folders: some.folders, workers: runtime.NumCPU() + 1, args: args[:last], into: temporary}
 	if some.plain != "" {
 		if s.plain, err = regexp.Compile(some.plain); err != nil {
 			return fmt.Errorf("-plain: %w", err)
