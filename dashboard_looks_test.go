@@ -221,15 +221,17 @@ func (p *tab) load(source string) {
 }
 
 // look wants that the page is not wider than the screen and that axe finds no fault, in each of the
-// forms, and takes pictures of it.
+// forms, and takes pictures of it. At 1024 pixels only the width is new: the colours are those of 1280.
 func (p *tab) look(name string) {
 	p.t.Helper()
 	p.t.Logf("look at %s", name) // a sign of life
 	for _, s := range screenForms() {
 		p.screen(s.width, s.height, s.scheme)
 		p.fits(name+" "+s.String(), int(s.width))
-		for _, fault := range p.faults(s.scheme == "dark" || s.width == 1024) {
-			p.t.Errorf("%s %s: %s", name, s, fault)
+		if s.width != 1024 {
+			for _, fault := range p.faults(s.scheme == "dark") {
+				p.t.Errorf("%s %s: %s", name, s, fault)
+			}
 		}
 		p.picture(name, s)
 	}

@@ -70,23 +70,29 @@ formatted() {
 	unformatted=$(find . -name "*.go" -not -path "*/vendor/*" -exec gofmt -l {} +)
 	[ -z "$unformatted" ] || { echo "run gofmt -w on: $unformatted" >&2; return 1; }
 }
-# The first two are also the programs that the tests drive. With -trimpath they share compiled packages with the test of
-# packaging/release.sh. The other two only have to compile and link, which takes a third of the time without optimization.
-builds() {
+builds() { # the programs that the tests drive; with -trimpath they share compiled packages with the test of packaging/release.sh
 	CGO_ENABLED=0 go build -trimpath -o "$built/latchkey" . &&
-		CGO_ENABLED=0 go build -trimpath -tags cluster -o "$built/latchkey-cluster" . &&
-		GOOS=windows CGO_ENABLED=0 go build -gcflags='all=-N -l' -ldflags='-s -w' -o /dev/null . &&
+		CGO_ENABLED=0 go build -trimpath -tags cluster -o "$built/latchkey-cluster" .
+}
+crossed() { # they only have to compile and link, which takes a third of the time without optimization
+	GOOS=windows CGO_ENABLED=0 go build -gcflags='all=-N -l' -ldflags='-s -w' -o /dev/null . &&
 		GOOS=darwin CGO_ENABLED=0 go build -gcflags='all=-N -l' -ldflags='-s -w' -o /dev/null .
+}
+beside() { # what runs beside the tests, many of which wait for something
+	step staticcheck go tool staticcheck -tags cluster ./...
+	step "builds for Windows and macOS" crossed
+	[ -z "$quick" ] || return 0
+	step "the servers of the benchmarks" go test -C bench/peers .
+	LATCHKEY_TEST_PROGRAM="$built/latchkey" step "the guard before the routers of others" go test -C tests/routers .
 }
 built=$(mktemp -d)
 trap 'rm -rf "$built"' EXIT
 step gofmt formatted
 step "go mod tidy" go mod tidy -diff
 step vet go vet -tags cluster ./...
-step staticcheck go tool staticcheck -tags cluster ./...
-step "builds for Linux, Windows and macOS" builds
-[ -n "$quick" ] || step "the servers of the benchmarks" go test -C bench/peers .
-[ -n "$quick" ] || LATCHKEY_TEST_PROGRAM="$built/latchkey" step "the guard before the routers of others" go test -C tests/routers .
+step builds builds
+beside &
+beside=$!
 spread=". ./tests"
 # Tests that do one thing after the other run without the race detector, which would take most of the time for
 # them and find nothing: walks over pages, routes, commands or damages, and comparisons with a model. So do those
@@ -103,5 +109,11 @@ walks="$walks|Numbers_|OpenAPI_|Outbox_Property|Output_|Passkeys_|Records_|Recor
 walks="$walks|RowCache_|Sandbox_|Schedules_|Scope_|Searches_|Secrets_Everywhere|SeedDemo_|Tokens_|Upgrade|WhatIf_|WriteOwnFields_"
 walks="$walks|Owners_[A-Z]|Dashboard_(Every|Spaces)|Factors_)))"
 [ $# = 0 ] || spread= walks= # other arguments can be of every kind
+code=0
 # shellcheck disable=SC2086 # $quick and $race are empty or words
-LATCHKEY_TEST_PROGRAM="$built/latchkey" LATCHKEY_TEST_CLUSTER="$built/latchkey-cluster" go run ./internal/testwatch -stuck "${STUCK:-2m}" -spread "$spread" -plain "$walks" -- -vet=off $race -timeout 30m $quick "$@" ./...
+LATCHKEY_TEST_PROGRAM="$built/latchkey" LATCHKEY_TEST_CLUSTER="$built/latchkey-cluster" go run ./internal/testwatch -stuck "${STUCK:-2m}" -spread "$spread" -plain "$walks" -- -vet=off $race -timeout 30m $quick "$@" ./... || code=1
+wait $beside || {
+	echo "test.sh: a check beside the tests failed; its output is above" >&2
+	code=1
+}
+exit $code
