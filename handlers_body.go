@@ -129,7 +129,7 @@ type BodyFields struct {
 
 // check returns ErrValidation for the first member that the body must not have, with its name.
 func (f BodyFields) check(b *Body) (name string, err error) {
-	if len(f.Set) == 0 || len(f.Items) == 0 && f.allow(b) {
+	if len(f.Set) == 0 || len(f.Items) == 0 && f.allowsAll(b) {
 		return "", nil
 	}
 	for _, name := range b.Names() {
@@ -157,8 +157,8 @@ func (f BodyFields) allows(b *Body, name string) bool {
 	return slices.Contains(f.Set, name) || slices.Contains(f.Shown, name) || brief && b.Has(whole)
 }
 
-// allow reports whether b may have all its members. It allocates nothing.
-func (f BodyFields) allow(b *Body) bool {
+// allowsAll reports whether b may have all its members. It allocates nothing.
+func (f BodyFields) allowsAll(b *Body) bool {
 	for name := range b.fields {
 		if !f.allows(b, name) {
 			return false

@@ -35,7 +35,7 @@ func (r *Request) CheckQuery() (err error) {
 }
 
 // CheckQuery returns ErrValidation if the query of an operator's request has a parameter that the route does not have, or cannot
-// be read: nobody would notice that a misspelt filter selects everything, or that dry_run belongs into the body. Endpoints outside
+// be read: nobody would notice that a misspelt filter selects everything, or that dry_run belongs in the body. Endpoints outside
 // of /admin/v1, such as /metrics, are asked by programs that add parameters of their own.
 func (r Route) CheckQuery(q *Request) error {
 	if err := q.CheckQuery(); err != nil || !strings.HasPrefix(r.Path, "/admin/v1/") {
