@@ -1,8 +1,8 @@
 #!/bin/sh
-# Installs missing tools, checks the code, and runs all tests, most of them with the race detector.
+# Installs missing tools, checks the code, and runs all tests, many of them with the race detector.
 #
 #   sh test.sh            all tests: under 10 minutes on two cores, more after a first checkout
-#   sh test.sh -quick     no browser, proxies, packages, torture or race detector: under 3 minutes
+#   sh test.sh -quick     no browser, proxies, packages, torture or race detector: about 3 minutes
 #   sh test.sh -run Keys  passes other arguments to go test
 #
 # If a test shows no activity for 2 minutes, it is ended and the stacks of its
