@@ -63,9 +63,9 @@ func NewBackups(o BackupOptions) *Backups {
 func (b *Backups) AdminRoutes() []Route {
 	return []Route{
 		{Method: "GET", Path: "/admin/v1/backup", Handle: b.send, Slow: true},
-		{Method: "POST", Path: "/admin/v1/check", Handle: b.check, Slow: true},
+		{Method: "POST", Path: "/admin/v1/check", NoBody: true, Handle: b.check, Slow: true},
 		{Method: "GET", Path: "/admin/v1/backups", Handle: b.list},
-		{Method: "POST", Path: "/admin/v1/backups/:name/check", Handle: b.checkOne, Slow: true},
+		{Method: "POST", Path: "/admin/v1/backups/:name/check", NoBody: true, Handle: b.checkOne, Slow: true},
 	}
 }
 

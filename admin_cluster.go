@@ -32,7 +32,7 @@ func NewClusterView(store *Store, of func() ClusterReporter) *clusterView {
 func (v *clusterView) AdminRoutes() []Route {
 	return []Route{
 		{Method: "GET", Path: "/admin/v1/cluster", Handle: v.show, Stale: true},
-		{Method: "POST", Path: "/admin/v1/cluster/nodes/:name/remove", Handle: v.remove, Slow: true},
+		{Method: "POST", Path: "/admin/v1/cluster/nodes/:name/remove", NoBody: true, Handle: v.remove, Slow: true},
 	}
 }
 

@@ -172,11 +172,11 @@ func (a *Accounts) factorRoutes() []Route {
 	return []Route{
 		{Method: "GET", Path: "/admin/v1/factors", Handle: a.listFactors, Query: []string{"operator"}},
 		{Method: "POST", Path: "/admin/v1/factors", Handle: a.addTOTP},
-		{Method: "POST", Path: "/admin/v1/factors/totp", Handle: a.offerTOTP},
+		{Method: "POST", Path: "/admin/v1/factors/totp", NoBody: true, Handle: a.offerTOTP},
 		{Method: "PATCH", Path: "/admin/v1/factors/:id", Handle: a.renameFactor},
-		{Method: "DELETE", Path: "/admin/v1/factors/:id", Handle: a.removeFactor},
-		{Method: "POST", Path: "/admin/v1/recovery-codes", Handle: a.makeRecoveryCodes},
-		{Method: "POST", Path: "/admin/v1/operators/:id/enroll-link", Handle: a.enrollLink},
+		{Method: "DELETE", Path: "/admin/v1/factors/:id", NoBody: true, Handle: a.removeFactor},
+		{Method: "POST", Path: "/admin/v1/recovery-codes", NoBody: true, Handle: a.makeRecoveryCodes},
+		{Method: "POST", Path: "/admin/v1/operators/:id/enroll-link", NoBody: true, Handle: a.enrollLink},
 	}
 }
 

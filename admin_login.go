@@ -116,8 +116,8 @@ func (o *Operators) AdminRoutes() []Route {
 		{Method: "POST", Path: "/admin/v1/operators/invite", Handle: o.invite},
 		{Method: "PATCH", Path: "/admin/v1/operators/:id", Handle: o.update},
 		{Method: "POST", Path: "/admin/v1/operators/:id/password", Handle: o.change},
-		{Method: "DELETE", Path: "/admin/v1/operators/:id", Handle: o.remove},
-		{Method: "POST", Path: "/admin/v1/setup-link", Handle: o.link},
+		{Method: "DELETE", Path: "/admin/v1/operators/:id", NoBody: true, Handle: o.remove},
+		{Method: "POST", Path: "/admin/v1/setup-link", NoBody: true, Handle: o.link},
 	}
 }
 

@@ -296,7 +296,7 @@ func (s *Sessions) Sweep(now time.Time) error {
 func (s *Sessions) AdminRoutes() []Route {
 	return []Route{
 		{Method: "GET", Path: "/admin/v1/sessions", Handle: s.list, Query: []string{"operator", "page", "limit"}},
-		{Method: "DELETE", Path: "/admin/v1/sessions/:id", Handle: s.remove},
+		{Method: "DELETE", Path: "/admin/v1/sessions/:id", NoBody: true, Handle: s.remove},
 		{Method: "POST", Path: "/admin/v1/sessions/end", Handle: s.end},
 	}
 }

@@ -322,7 +322,7 @@ func (r *Reloader) use(c Config) error {
 
 // AdminRoutes returns the routes for operators.
 func (r *Reloader) AdminRoutes() []Route {
-	return []Route{{Method: "POST", Path: "/admin/v1/reload", Handle: r.reload}}
+	return []Route{{Method: "POST", Path: "/admin/v1/reload", NoBody: true, Handle: r.reload}}
 }
 
 func (r *Reloader) reload(w http.ResponseWriter, q *Request) error {

@@ -203,6 +203,8 @@ type Route struct {
 	// Query are the parameters of the query, and Lists those that may appear more than once. An operator's request with others is
 	// refused, see CheckQuery; the API ignores others.
 	Query, Lists []string
+	// NoBody means that the endpoint takes no body. An operator's request with one is refused, see CheckBody.
+	NoBody bool
 	// Heavy reports whether a request may read or write very many records, such as a search or an
 	// import. HeavyTurns bounds how many of those run at the same time. nil: no request is heavy.
 	Heavy func(*Request) bool

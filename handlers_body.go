@@ -203,6 +203,23 @@ func (r *Request) CheckFields(b *Body, fields BodyFields) error {
 	return fields.Check(b)
 }
 
+// CheckBody returns ErrValidation if an operator's request has a body with members and the route takes none: nobody would notice
+// that they have no effect. Clients may send an empty object.
+func (r Route) CheckBody(q *Request) error {
+	if !r.NoBody {
+		return nil
+	}
+	data, err := q.ReadAll()
+	if err != nil {
+		return err
+	}
+	body, err := ParseBody(data)
+	if err != nil || len(body.fields) == 0 {
+		return nil // nothing that asks for something
+	}
+	return ErrValidation.With("There is no field %q: %s %s takes no body.", body.Names()[0], r.Method, r.Path)
+}
+
 // Check returns ErrValidation if the body has a member that it must not have.
 func (f BodyFields) Check(b *Body) error {
 	_, err := f.check(b)

@@ -70,7 +70,7 @@ func (c *AdminRecords[T]) Routes() []Route {
 		{Method: "PATCH", Path: path + "/:id", Handle: c.update},
 	}
 	if !c.Keep {
-		rows = append(rows, Route{Method: "DELETE", Path: path + "/:id", Handle: c.drop})
+		rows = append(rows, Route{Method: "DELETE", Path: path + "/:id", Handle: c.drop, NoBody: true})
 	}
 	return rows
 }

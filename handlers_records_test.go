@@ -220,9 +220,9 @@ func TestRecords_Search(t *testing.T) {
 }
 
 // TestRecords_UnknownFields wants a member that an admin endpoint does not know refused by its name: in the
-// body of every operation, in rows of imports and beside them, by the commands, inside of arrays, and by the
-// one endpoint of the API that is as strict. What openapi.json names is accepted, in requests and as part of a
-// record that is sent back.
+// body of every operation, also of those that take none, in rows of imports and beside them, by the commands,
+// inside of arrays, and by the one endpoint of the API that is as strict. What openapi.json names is accepted, in
+// requests and as part of a record that is sent back.
 func TestRecords_UnknownFields(t *testing.T) {
 	b := newDashboard(t)
 	doc, err := description()
@@ -234,16 +234,23 @@ func TestRecords_UnknownFields(t *testing.T) {
 	const unknown = "There is no field"
 	send := func(method, path, body string) string {
 		path = strings.NewReplacer("keys/{id}", "keys/"+id, "{id}", "1").Replace(path)
-		if strings.HasPrefix(path, "/admin/v1/factors") || path == "/admin/v1/confirm" { // about the login that asks
+		if strings.HasPrefix(path, "/admin/v1/factors") || path == "/admin/v1/confirm" || path == "/admin/v1/recovery-codes" { // about the login that asks
 			return b.operateBy(method, path, body).Body.String()
 		}
 		return askDoor(b.local, method, path, body).Body.String()
 	}
 	b.operateBy("POST", "/admin/v1/confirm", `{"password": "`+operatorPassword+`"}`)
-	seen, imports := 0, 0
+	seen, imports, bare := 0, 0, 0
 	for path, item := range doc.Paths.Map() {
 		for method, op := range item.Operations() {
-			if !strings.HasPrefix(path, "/admin/v1/") || op.RequestBody == nil {
+			if !strings.HasPrefix(path, "/admin/v1/") || method == "GET" {
+				continue
+			}
+			if op.RequestBody == nil {
+				if said := send(method, path, `{"surplus": 1}`); !strings.Contains(said, unknown+` \"surplus\": `) {
+					t.Errorf("%s %s: got %s, want the body refused", method, path, said)
+				}
+				bare++
 				continue
 			}
 			if kind, found := strings.CutSuffix(path, "/import"); found {
@@ -283,8 +290,8 @@ func TestRecords_UnknownFields(t *testing.T) {
 			}
 		}
 	}
-	if seen < 50 || imports < 8 {
-		t.Errorf("got %d operations and %d imports", seen, imports)
+	if seen < 50 || imports < 8 || bare < 22 {
+		t.Errorf("got %d operations, %d imports and %d without a body", seen, imports, bare)
 	}
 	_, asker := b.key(`["can_verify_keys"]`)
 	if w := b.ask("POST", "/api/v1/verify", asker, `{"key": "klen_a", "permision": "can_read_calls"}`); w.Code != 400 || !strings.Contains(w.Body.String(), unknown+` \"permision\"`) {

@@ -859,6 +859,9 @@ func (s *Server) operated(row Route, identify identifier) httprouter.Handle {
 			err = row.CheckQuery(&x.Request)
 		}
 		if err == nil {
+			err = row.CheckBody(&x.Request)
+		}
+		if err == nil {
 			err = s.handle(x, row)
 		}
 	}

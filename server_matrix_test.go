@@ -163,8 +163,22 @@ func TestServer_MissingIsNamed(t *testing.T) {
 		t.Helper()
 		var w *httptest.ResponseRecorder
 		path := fill(row.Path, id)
-		const body = `{"first_name": "X", "title": "T", "start_time": "2026-03-02T09:00:00Z", "end_time": "2026-03-02T10:00:00Z", "values": {"plan": "x"},
-			"method": "GET", "path": "/api/v1/key", "password": "correct horse battery", "log_id": 1, "url": "https://a.example.net/"}`
+		body := `{"first_name": "X", "title": "T", "start_time": "2026-03-02T09:00:00Z", "end_time": "2026-03-02T10:00:00Z", "values": {"plan": "x"}, "url": "https://a.example.net/"}`
+		switch row.Path[strings.LastIndexByte(row.Path, '/')+1:] {
+		case "explain":
+			body = `{"method": "GET", "path": "/api/v1/key"}`
+		case "password":
+			body = `{"password": "correct horse battery"}`
+		case "redeliver":
+			body = `{"log_id": 1}`
+		case "complete", "fail", "heartbeat", "start":
+			body = `{"lease_token": "0"}`
+		case "cancel", "finish", "revoke", "rotate", "test":
+			body = ""
+		}
+		if row.NoBody {
+			body = ""
+		}
 		if strings.HasPrefix(row.Path, "/admin/") {
 			w = a.control(row.Method, path, body)
 		} else {

@@ -221,6 +221,9 @@ func TestOpenAPI_Routes(t *testing.T) {
 			if strings.HasSuffix(path, "/import") { // each of them says what is wrong with those that it does not take
 				taken = slices.DeleteFunc(taken, func(name string) bool { return !slices.Contains(told, name) })
 			}
+			if row.NoBody != (op.RequestBody == nil && row.Method != http.MethodGet) {
+				t.Errorf("%s %s: openapi.json has a body: %t, the program takes none: %t", row.Method, path, op.RequestBody != nil, row.NoBody)
+			}
 			if !slices.Equal(told, taken) {
 				t.Errorf("%s %s: openapi.json has the parameters %q, the program %q", row.Method, path, told, taken)
 			}

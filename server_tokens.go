@@ -147,7 +147,7 @@ func (t *Tokens) AdminRoutes() []Route {
 	return []Route{
 		{Method: "GET", Path: "/admin/v1/tokens", Handle: t.list, Query: []string{"page", "limit", "ends_soon"}},
 		{Method: "POST", Path: "/admin/v1/tokens", Handle: t.create},
-		{Method: "POST", Path: "/admin/v1/tokens/:id/revoke", Handle: t.revoke},
+		{Method: "POST", Path: "/admin/v1/tokens/:id/revoke", NoBody: true, Handle: t.revoke},
 		{Method: "POST", Path: "/admin/v1/tokens/:id/rotate", Handle: t.rotate},
 	}
 }

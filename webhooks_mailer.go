@@ -152,7 +152,7 @@ func (m *Mailer) send(ctx context.Context, mail smtpmail.Message) error {
 
 // AdminRoutes returns the routes for operators.
 func (m *Mailer) AdminRoutes() []Route {
-	return []Route{{Method: "POST", Path: "/admin/v1/mail/test", Handle: m.test}}
+	return []Route{{Method: "POST", Path: "/admin/v1/mail/test", NoBody: true, Handle: m.test}}
 }
 
 // test sends a mail at once and answers whether the server took it.
