@@ -147,6 +147,11 @@ func TestRequest_EveryRoute(t *testing.T) {
 			t.Errorf("%s %s?%s: got %d %s, want 400", row.Method, row.Path, query, w.Code, w.Body)
 		}
 	}
+	for _, one := range b.operate(200, "GET", "/admin/v1/refusals?code=validation_error", "")["refusals"].([]any) {
+		if one := one.(map[string]any); one["refused_by"] != StepHandler {
+			t.Errorf("got %v, want that the endpoint refused it", one)
+		}
+	}
 	if operators < 90 {
 		t.Errorf("got %d endpoints of operators", operators)
 	}

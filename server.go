@@ -524,15 +524,18 @@ func (s *Server) reach(x *exchange) error {
 	return nil
 }
 
-// handle runs the handler of a route after it has checked that the query can be read, and
-// once a heavy request has its turn. It does not check the query of a guarded route, which
+// handle runs the handler of a route after it has checked the query and whether the route takes a
+// body, and once a heavy request has its turn. It does not check the query of a guarded route, which
 // the upstream reads. The answer of a slow route has no deadline.
 func (s *Server) handle(x *exchange, row Route) error {
 	x.step = StepHandler
 	if x.rights == nil {
-		if err := x.CheckQuery(); err != nil {
+		if err := row.CheckQuery(&x.Request); err != nil {
 			return err
 		}
+	}
+	if err := row.CheckBody(&x.Request); err != nil {
+		return err
 	}
 	if row.Slow {
 		if err := x.SetWriteDeadline(time.Time{}); err != nil && !errors.Is(err, http.ErrNotSupported) {
@@ -856,12 +859,6 @@ func (s *Server) operated(row Route, identify identifier) httprouter.Handle {
 			conns.MarkKeyed(r.Context())
 		}
 		if err = permit(x, endpoint); err == nil {
-			err = row.CheckQuery(&x.Request)
-		}
-		if err == nil {
-			err = row.CheckBody(&x.Request)
-		}
-		if err == nil {
 			err = s.handle(x, row)
 		}
 	}
