@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -201,7 +202,7 @@ func TestStorage_Walk(t *testing.T) {
 	for _, p := range pressures {
 		t.Run(p.name, func(t *testing.T) {
 			w.t = t
-			for _, name := range sortedNames(changes) {
+			for _, name := range slices.Sorted(maps.Keys(changes)) {
 				w.press(pressures[0])
 				path, body := changes[name].request()
 				w.press(p)
@@ -223,14 +224,6 @@ func TestStorage_Walk(t *testing.T) {
 			w.operator(p)
 		})
 	}
-}
-
-func sortedNames(changes map[string]keyedChange) (names []string) {
-	for name := range changes {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return names
 }
 
 // reads makes a request to each route for GET. The first list of variables stores the built-in ones,

@@ -111,11 +111,11 @@ func (s *session) flagValues(ctx context.Context, c *cli.Command, flag cli.Flag)
 	case name == "key":
 		return s.keyNames(ctx, c)
 	case name == "owner" || name == "member":
-		return s.records(ctx, c, source{"owners" + firstPage, "owners", "name", "id"})
+		return s.records(ctx, c, source{"owners", "owners", "name", "id"})
 	case name == "team":
-		return s.records(ctx, c, source{"teams" + firstPage, "teams", "id", "name"})
+		return s.records(ctx, c, source{"teams", "teams", "id", "name"})
 	case name == "agent":
-		return s.records(ctx, c, source{"agents" + firstPage, "agents", "id", "name"})
+		return s.records(ctx, c, source{"agents", "agents", "id", "name"})
 	case name == "permission":
 		list = append(s.records(ctx, c, source{"permissions", "permissions", "name", "label"}), proposal{"all", strings.TrimPrefix(allPermissions, `"all" for `)})
 	case name == "limit" && !number:
@@ -138,21 +138,21 @@ func (s *session) argumentValues(ctx context.Context, c *cli.Command) []proposal
 	case c.ArgsUsage == "NAME", c.ArgsUsage == "NAME ROLE":
 		return s.records(ctx, c, source{"operators", "operators", "name", "id"})
 	case c.ArgsUsage == "OWNER":
-		return s.records(ctx, c, source{"owners" + firstPage, "owners", "name", "id"}, source{"owners" + firstPage, "owners", "id", "name"})
+		return s.records(ctx, c, source{"owners", "owners", "name", "id"}, source{"owners", "owners", "id", "name"})
 	case c.ArgsUsage != "ID":
 		return nil
 	case path[0] == "admin":
-		return s.records(ctx, c, source{"tokens" + firstPage, "tokens", "id", "name"})
+		return s.records(ctx, c, source{"tokens", "tokens", "id", "name"})
 	case path[0] == "contacts":
-		return s.records(ctx, c, source{"contacts" + firstPage, "contacts", "id", "full_name"})
+		return s.records(ctx, c, source{"contacts", "contacts", "id", "full_name"})
 	case path[0] == "events":
-		return s.records(ctx, c, source{"events" + firstPage, "events", "id", "title"})
+		return s.records(ctx, c, source{"events", "events", "id", "title"})
 	case path[0] == "do-not-call":
-		return s.records(ctx, c, source{"do-not-call" + firstPage, "do_not_call", "id", "phone_number"})
+		return s.records(ctx, c, source{"do-not-call", "do_not_call", "id", "phone_number"})
 	case path[0] == "schedules":
-		return s.records(ctx, c, source{"schedules" + firstPage, "schedules", "id", "owner"})
+		return s.records(ctx, c, source{"schedules", "schedules", "id", "owner"})
 	}
-	return s.records(ctx, c, source{path[0] + firstPage, path[0], "id", "name"})
+	return s.records(ctx, c, source{path[0], path[0], "id", "name"})
 }
 
 // roles returns the roles of operators.
@@ -165,18 +165,18 @@ func (s *session) roles() (list []proposal) {
 
 // keyNames returns the ids and the names of keys.
 func (s *session) keyNames(ctx context.Context, c *cli.Command) []proposal {
-	return s.records(ctx, c, source{"keys" + firstPage, "keys", "id", "name"}, source{"keys" + firstPage, "keys", "name", "id"})
+	return s.records(ctx, c, source{"keys", "keys", "id", "name"}, source{"keys", "keys", "name", "id"})
 }
 
 // source is a list of the admin endpoint from which proposals are made.
 type source struct {
-	path              string // below /admin/v1/, with a query if the list has pages
+	path              string // below /admin/v1/
 	rows              string // member of the answer that contains the rows
 	word, description string // members of a row
 }
 
-// firstPage is the query for as many rows of a list as a page can have.
-const firstPage = "?limit=1000"
+// unpaged are the lists without pages, which have no parameter limit.
+var unpaged = []string{"permissions", "limits", "operators"}
 
 // plainWord matches words that need no quotes in any shell.
 var plainWord = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.@+-]*$`)
@@ -192,8 +192,12 @@ func (s *session) records(ctx context.Context, c *cli.Command, from ...source) (
 	if err != nil {
 		return nil
 	}
+	path := "/admin/v1/" + from[0].path
+	if !slices.Contains(unpaged, from[0].path) {
+		path += "?limit=1000"
+	}
 	var answer map[string]any
-	if err := folderClient(service.DataDir()).Do(ctx, Request{http.MethodGet, "/admin/v1/" + from[0].path, nil}, &answer); err != nil {
+	if err := folderClient(service.DataDir()).Do(ctx, Request{http.MethodGet, path, nil}, &answer); err != nil {
 		return nil
 	}
 	for _, f := range from {

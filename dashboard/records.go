@@ -173,16 +173,13 @@ func (v *pageRequest) linksOf(p *recordPages) (list []pageLink) {
 }
 
 func (p *recordPages) list(v *pageRequest) {
-	var names, hidden []string
+	var names []string
 	for _, f := range p.Filters {
 		names = append(names, f.Name)
-		if f.Kind == fieldHidden {
-			hidden = append(hidden, f.Name)
-		}
 	}
 	asked := func(name, value string) string {
-		if slices.Contains(hidden, name) {
-			return ""
+		if slices.ContainsFunc(p.Filters, func(f formField) bool { return f.Name == name && f.Kind == fieldHidden }) {
+			return "" // the admin endpoint does not have it
 		}
 		return value
 	}
