@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs missing tools, checks the code, and runs all tests, many of them with the race detector.
 #
-#   sh test.sh            all tests: under 10 minutes on two cores, more after a first checkout
+#   sh test.sh            all tests: about 10 minutes on two cores, more after a first checkout
 #   sh test.sh -quick     no browser, proxies, packages, torture or race detector: about 3 minutes
 #   sh test.sh -run Keys  passes other arguments to go test
 #
